@@ -1,0 +1,1 @@
+"""Benchmarks of recording: one file per question, seeded data, peers in the same run."""

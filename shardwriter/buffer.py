@@ -1,0 +1,367 @@
+"""An episode's shared-memory buffer: one mmap-ed file of slots, counters and records.
+
+Invariant: data first, counter last. What a counter or link does not reach does not exist, so
+the file can be read at any instant, also after every process that knew it was killed.
+
+::
+
+    page 0   magic · first record · alarm · timesteps
+    record   header (next · kind · sizes · CRC-32 of the payload), payload,
+             and for tables their region:
+               table 0   rows (one 8-byte counter on a cache line of its own)
+                         slot 0: column 0 | column 1 | …     each column contiguous,
+                         slot 1: column 0 | column 1 | …     so a full one is a chunk
+               table 1   …
+    record   …
+
+Records form a list that only grows: a new one is written whole beyond the end of the file and
+then linked by one aligned 8-byte store. A table that gets more columns is recorded again; the
+newer record counts. Row ``i`` of a table lies in slot ``(i // R) % slots`` at ``i % R``, where
+``R`` is ``rows_per_chunk``; a slot is used again only after its rows are flushed into the part.
+"""
+
+import errno
+import fcntl
+import json
+import mmap
+import os
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from shardwriter.errors import BufferDamaged, NoSpace
+from shardwriter.schema import Table
+
+__all__ = ["Buffer", "Record", "TableSlots"]
+
+RecordKind = Literal["start", "tables", "static", "end"]
+
+_MAGIC = int.from_bytes(b"SWBUF\x00\x00\x01", "little")
+_PAGE = mmap.ALLOCATIONGRANULARITY
+_LINE = 64
+_KINDS: tuple[RecordKind, ...] = ("start", "tables", "static", "end")
+# 8-byte words of page 0
+_W_MAGIC, _W_FIRST, _W_ALARM, _W_STEPS = range(4)
+# 8-byte words of a record's header
+_R_NEXT, _R_KIND, _R_PAYLOAD, _R_EXTENT, _R_CRC = range(5)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record: its kind and its payload."""
+
+    kind: RecordKind
+    payload: bytes
+
+
+class TableSlots:
+    """A table's counter and slots in shared memory.
+
+    Attributes
+    ----------
+    table
+        Names, dtypes and shapes of the columns, and the rows of a slot.
+    slots
+        For each slot, one writable array ``(rows_per_chunk, *shape)`` per column.
+    """
+
+    __slots__ = ("_counter", "slots", "table")
+
+    def __init__(self, table: Table, n_slots: int, memory: mmap.mmap, offset: int) -> None:
+        self.table = table
+        self._counter = memoryview(memory)[offset : offset + 8].cast("Q")
+        offset += _LINE
+        self.slots: list[tuple[np.ndarray[Any, Any], ...]] = []
+        rows = table.rows_per_chunk
+        for _ in range(n_slots):
+            columns = []
+            for column in table.columns:
+                count = int(rows * np.prod(column.shape, dtype=np.int64))
+                flat = np.frombuffer(memory, column.dtype, count, offset)
+                columns.append(flat.reshape(rows, *column.shape))
+                offset += _aligned(rows * column.row_bytes, _LINE)
+            self.slots.append(tuple(columns))
+
+    @property
+    def rows(self) -> int:
+        """Rows committed so far, in the whole episode."""
+        return self._counter[0]
+
+    @property
+    def counter(self) -> memoryview:
+        """The row counter as a memoryview of one 8-byte word; storing into it commits."""
+        return self._counter
+
+    @staticmethod
+    def size(table: Table, n_slots: int) -> int:
+        """Return the bytes of a table's counter and slots."""
+        slot = sum(_aligned(table.rows_per_chunk * c.row_bytes, _LINE) for c in table.columns)
+        return _LINE + n_slots * slot
+
+
+class Buffer:
+    """One episode's buffer file, mapped.
+
+    Use ``create`` in the process that logs and ``open`` everywhere else. Only the creator adds
+    records. Closing happens with the last reference; ``unlink`` removes the file.
+    """
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self._fd = fd
+        self._head = mmap.mmap(fd, _PAGE)
+        self._words = memoryview(self._head).cast("Q")
+        self._last = 0  # offset of the newest record's header; 0 is page 0
+        self._seen = 0  # offset of the newest record that `read_new` gave
+        self.allocated_bytes = _PAGE
+
+    def __del__(self) -> None:
+        os.close(self._fd)
+
+    @classmethod
+    def create(cls, path: Path, start: dict[str, object], link: Path | None = None) -> "Buffer":
+        """Create a buffer whose ``start`` record is `start`.
+
+        Where `path` lies elsewhere, `link` is the link to it beside the shards.
+
+        Raises
+        ------
+        FileExistsError
+            The file exists: somebody else claimed it.
+        NoSpace
+            The file system has no room for it.
+        """
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            _reserve(fd, path, 0, _PAGE)
+            buffer = cls(link or path, fd)
+        except BaseException:
+            path.unlink()
+            os.close(fd)
+            raise
+        buffer.add_record("start", json.dumps(start).encode())
+        buffer._words[_W_MAGIC] = _MAGIC
+        return buffer
+
+    @classmethod
+    def open(cls, path: Path) -> "Buffer":
+        """Map an existing buffer.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such file.
+        BufferDamaged
+            It is not a buffer, or its creator died before it held anything.
+        """
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        if os.fstat(fd).st_size < _PAGE:
+            os.close(fd)
+            raise BufferDamaged(path, "it is shorter than its header")
+        buffer = cls(path, fd)
+        if buffer._words[_W_MAGIC] != _MAGIC:
+            raise BufferDamaged(path, "its header was never completed")
+        return buffer
+
+    def unlink(self) -> None:
+        """Remove the file, and what a link at its path points to.
+
+        Mappings stay usable until their last reference goes.
+        """
+        remove_buffer(self.path)
+
+    def sync(self) -> None:
+        """Write the file to stable storage."""
+        os.fsync(self._fd)
+
+    # -- header words ---------------------------------------------------------------------
+
+    @property
+    def alarm(self) -> memoryview:
+        """One 8-byte word that a writer sets to 1 when it can write no more."""
+        return self._words[_W_ALARM : _W_ALARM + 1]
+
+    @property
+    def steps(self) -> memoryview:
+        """One 8-byte word: the timesteps logged so far."""
+        return self._words[_W_STEPS : _W_STEPS + 1]
+
+    def lock(self, *, wait: bool = False) -> bool:
+        """Become the one process that writes this episode's shard, until its death or unlock.
+
+        Returns
+        -------
+        bool
+            False where another process is that, and `wait` is not set.
+        """
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def unlock(self) -> None:
+        """Let another process write the shard."""
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    @property
+    def is_linked(self) -> bool:
+        """Tell whether the file still has a name: it loses that once its shard is published."""
+        return os.fstat(self._fd).st_nlink > 0
+
+    # -- records --------------------------------------------------------------------------
+
+    def add_record(self, kind: RecordKind, payload: bytes) -> None:
+        """Append a record; it exists once this returns.
+
+        Raises
+        ------
+        NoSpace
+            The file system has no room for it; the buffer is as before.
+        """
+        self._append(kind, payload, 0)
+
+    def add_tables(
+        self, tables: Sequence[Table], n_slots: Sequence[int], rows: Sequence[int]
+    ) -> "NewTables":
+        """Reserve slots for tables; they exist once ``commit`` of the result is called.
+
+        Parameters
+        ----------
+        tables
+            New tables, or known ones with more columns.
+        n_slots
+            Slots of each table.
+        rows
+            Rows that each table has already; their counters start there.
+        """
+        entries = [
+            {**table.to_json(), "slots": n} for table, n in zip(tables, n_slots, strict=True)
+        ]
+        payload = json.dumps(entries).encode()
+        sizes = [TableSlots.size(table, n) for table, n in zip(tables, n_slots, strict=True)]
+        offset = self._append("tables", payload, sum(sizes), link=False)
+        slots = self._map_tables(offset, payload)
+        for table_slots, count in zip(slots, rows, strict=True):
+            table_slots.counter[0] = count
+        return NewTables(self, offset, slots)
+
+    def read_new(self) -> list[tuple[Record, list[TableSlots]]]:
+        """Return the records added since the last call, with the slots of ``tables`` records.
+
+        Raises
+        ------
+        BufferDamaged
+            A link or checksum is wrong; records before it were returned by earlier calls or
+            are lost with this one.
+        """
+        found = []
+        size = os.fstat(self._fd).st_size
+        while offset := self._next_of(self._seen):
+            if offset % _PAGE or offset <= self._seen or offset + _LINE > size:
+                raise BufferDamaged(self.path, f"a link points to byte {offset}")
+            header = self._record_header(offset)
+            end = offset + header[_R_EXTENT]
+            if end > size or header[_R_KIND] >= len(_KINDS) or header[_R_PAYLOAD] > size:
+                raise BufferDamaged(self.path, f"the record at byte {offset} has a bad header")
+            payload = os.pread(self._fd, header[_R_PAYLOAD], offset + _LINE)
+            if zlib.crc32(payload) != header[_R_CRC]:
+                raise BufferDamaged(self.path, f"the record at byte {offset} fails its checksum")
+            kind = _KINDS[header[_R_KIND]]
+            slots = self._map_tables(offset, payload) if kind == "tables" else []
+            found.append((Record(kind, payload), slots))
+            self._seen = offset
+        return found
+
+    def _append(self, kind: RecordKind, payload: bytes, region: int, *, link: bool = True) -> int:
+        body = _aligned(_LINE + len(payload), _LINE)
+        extent = _aligned(body + region, _PAGE)
+        offset = _aligned(os.fstat(self._fd).st_size, _PAGE)
+        _reserve(self._fd, self.path, offset, extent)
+        self.allocated_bytes += extent
+        header = np.zeros(8, np.uint64)
+        header[_R_KIND] = _KINDS.index(kind)
+        header[_R_PAYLOAD] = len(payload)
+        header[_R_EXTENT] = extent
+        header[_R_CRC] = zlib.crc32(payload)
+        _write_all(self._fd, header.tobytes() + payload, offset)
+        if link:
+            self._link(offset)
+        return offset
+
+    def _link(self, offset: int) -> None:
+        if self._last == 0:
+            self._words[_W_FIRST] = offset
+        else:
+            os.pwrite(self._fd, offset.to_bytes(8, "little"), self._last)
+        self._last = offset
+
+    def _next_of(self, offset: int) -> int:
+        return self._words[_W_FIRST] if offset == 0 else self._record_header(offset)[_R_NEXT]
+
+    def _record_header(self, offset: int) -> list[int]:
+        raw = os.pread(self._fd, _LINE, offset)
+        return [int(word) for word in np.frombuffer(raw, "<u8")]
+
+    def _map_tables(self, offset: int, payload: bytes) -> list[TableSlots]:
+        try:
+            entries = [(Table.from_json(e), int(e["slots"])) for e in json.loads(payload)]
+        except (ValueError, KeyError, TypeError) as error:
+            raise BufferDamaged(self.path, f"tables at byte {offset}: {error}") from error
+        extent = self._record_header(offset)[_R_EXTENT]
+        position = _aligned(_LINE + len(payload), _LINE)
+        if position + sum(TableSlots.size(table, n) for table, n in entries) > extent:
+            raise BufferDamaged(self.path, f"tables at byte {offset} reach past their record")
+        memory = mmap.mmap(self._fd, extent, offset=offset)
+        slots = []
+        for table, n in entries:
+            slots.append(TableSlots(table, n, memory, position))
+            position += TableSlots.size(table, n)
+        return slots
+
+
+@dataclass(frozen=True, slots=True)
+class NewTables:
+    """Tables that are reserved and may be filled, but do not exist for others yet."""
+
+    buffer: Buffer
+    offset: int
+    slots: list[TableSlots]
+
+    def commit(self) -> None:
+        """Make the tables exist, with the rows their counters say."""
+        self.buffer._link(self.offset)
+
+
+def remove_buffer(path: Path) -> None:
+    """Remove a buffer file; where `path` is a link, first the file that it names."""
+    path.resolve().unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+def _aligned(n: int, step: int) -> int:
+    return -(-n // step) * step
+
+
+def _reserve(fd: int, path: Path, offset: int, length: int) -> None:
+    # Without this a full /dev/shm kills the process with SIGBUS at the first touch.
+    try:
+        os.posix_fallocate(fd, offset, length)
+    except OSError as error:
+        os.ftruncate(fd, offset)
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        reason = f"{os.strerror(error.errno)} ({path.parent})"
+        advice = "free some space, or set buffer_dir= to a file system that has it"
+        raise NoSpace(path, length, reason, advice) from error
+
+
+def _write_all(fd: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written

@@ -1,0 +1,97 @@
+"""Column blocks to compressed chunks, as HDF5's stock filters would write them.
+
+Bytes in, bytes out, outside the HDF5 library and outside the GIL. Invariant: any HDF5 reader
+with the stock shuffle and deflate filters gets back the bytes that came in.
+"""
+
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import deflate
+import numpy as np
+from isal import isal_zlib
+
+__all__ = ["Deflater", "shuffle", "unshuffle"]
+
+# A faster encoder is taken while its output is at most this much larger.
+_SIZE_TOLERANCE = 1.03
+
+
+def shuffle(block: np.ndarray[Any, Any]) -> bytes:
+    """Return a contiguous block's bytes in the order of HDF5's shuffle filter.
+
+    All first bytes of the items, then all second bytes, and so on.
+    """
+    size = block.dtype.itemsize
+    flat = block.reshape(-1).view(np.uint8)
+    return flat.tobytes() if size == 1 else flat.reshape(-1, size).T.tobytes()
+
+
+def unshuffle(data: bytes, itemsize: int) -> np.ndarray[Any, Any]:
+    """Return the bytes that ``shuffle`` took, as a one-dimensional uint8 array."""
+    flat = np.frombuffer(data, np.uint8)
+    if itemsize == 1:
+        return flat
+    out = np.empty((len(flat) // itemsize, itemsize), np.uint8)
+    for i, plane in enumerate(flat.reshape(itemsize, -1)):
+        out[:, i] = plane
+    return out.reshape(-1)
+
+
+class Deflater:
+    """Shuffle and deflate for one column at one gzip level.
+
+    The first block is compressed by libdeflate and by ISA-L; from then on ISA-L, several times
+    faster, serves if its output was within 3 % of libdeflate's, which is never larger than
+    zlib's by more than that at the same level.
+
+    Parameters
+    ----------
+    level
+        gzip level, 1 to 9, as it stands in the file.
+    """
+
+    __slots__ = ("_encode", "level")
+
+    def __init__(self, level: int) -> None:
+        self.level = level
+        self._encode: Callable[[bytes], bytes] | None = None
+
+    def __call__(self, block: np.ndarray[Any, Any]) -> bytes:
+        """Return a block shuffled and compressed to a zlib stream."""
+        data = shuffle(block)
+        if self._encode is not None:
+            return self._encode(data)
+        small = bytes(deflate.zlib_compress(data, self.level))
+        fast = _isal(data)
+        if len(fast) <= _SIZE_TOLERANCE * len(small):
+            self._encode = _isal
+            return fast
+        self._encode = self._libdeflate
+        return small
+
+    def _libdeflate(self, data: bytes) -> bytes:
+        return bytes(deflate.zlib_compress(data, self.level))
+
+
+def _isal(data: bytes) -> bytes:
+    return isal_zlib.compress(data, 1)
+
+
+def inflate(data: bytes, size: int) -> bytes:
+    """Return the `size` bytes of a zlib stream.
+
+    Raises
+    ------
+    ValueError
+        The stream is damaged, or does not hold `size` bytes.
+    """
+    decoder = isal_zlib.decompressobj()
+    try:
+        out = decoder.decompress(data, size + 1)
+    except zlib.error as error:  # isal_zlib.error is the same class
+        raise ValueError(str(error)) from error
+    if len(out) != size:
+        raise ValueError(f"expected {size} bytes, the stream holds {len(out)} or more")
+    return out

@@ -1,0 +1,70 @@
+"""How an experiment is recorded: every option, checked once."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from shardwriter.errors import ConfigError
+
+__all__ = ["RecorderConfig"]
+
+COMPRESSIONS = ("gzip", "lzf", None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecorderConfig:
+    """Options of recording; see ``DataExporter`` for what each means.
+
+    Raises
+    ------
+    ConfigError
+        An option has a value it cannot have.
+    """
+
+    neural_sampling_rate: int = 100
+    validate_data: bool = True
+    compression: str | None = "gzip"
+    compression_level: int = 4
+    chunk_size: int = 10_000
+    async_write: bool = False
+    n_async_workers: int = 4
+    buffer_dir: Path | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_int("neural_sampling_rate", self.neural_sampling_rate, 1)
+        _check_int("compression_level", self.compression_level, 1, 9)
+        _check_int("chunk_size", self.chunk_size, 1)
+        _check_int("n_async_workers", self.n_async_workers, 1)
+        _check_int("seed", self.seed, 0)
+        _check_bool("validate_data", self.validate_data)
+        _check_bool("async_write", self.async_write)
+        if self.compression not in COMPRESSIONS:
+            names = ", ".join(repr(name) for name in COMPRESSIONS)
+            raise ConfigError("compression", f"one of {names}", self.compression)
+        if self.buffer_dir is not None and not self.buffer_dir.is_dir():
+            raise ConfigError("buffer_dir", "an existing directory", str(self.buffer_dir))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the options by name, as JSON values."""
+        values = asdict(self)
+        values["buffer_dir"] = None if self.buffer_dir is None else str(self.buffer_dir)
+        return values
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "RecorderConfig":
+        """Return the options that ``to_json`` wrote."""
+        where = values["buffer_dir"]
+        return cls(**{**values, "buffer_dir": None if where is None else Path(where)})
+
+
+def _check_int(option: str, value: object, low: int, high: int | None = None) -> None:
+    good = isinstance(value, int) and not isinstance(value, bool) and value >= low
+    if not good or (high is not None and isinstance(value, int) and value > high):
+        span = f"{low} to {high}" if high is not None else f"at least {low}"
+        raise ConfigError(option, f"an int, {span}", value)
+
+
+def _check_bool(option: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise ConfigError(option, "True or False", value)

@@ -1,0 +1,187 @@
+"""Local worker processes: each runs rollouts, and owns a writer process of its own.
+
+Invariant: every episode that was asked for has one result, whatever happens to its worker.
+"""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from multiprocessing.connection import wait
+from typing import Any
+
+import cloudpickle
+import h5py
+
+from shardwriter.engines.result import EpisodeResult
+from shardwriter.engines.worker import Rollout
+from shardwriter.errors import ShardWriterError
+from shardwriter.layout import EpisodePaths, episode_group
+from shardwriter.process import Child
+from shardwriter.recorder import Recorder
+from shardwriter.recovery import recover_episode
+
+__all__ = ["run_local"]
+
+_WORKER = "shardwriter.engines.worker:serve"
+_GRACE_S = 3.0
+
+
+def run_local(
+    recorder: Recorder,
+    rollout: Rollout,
+    episodes: Iterator[int],
+    n_workers: int,
+    report: Callable[[EpisodeResult], None],
+) -> None:
+    """Run a rollout for each episode in worker processes of this machine.
+
+    Parameters
+    ----------
+    recorder
+        The experiment.
+    rollout
+        What to run; it travels by cloudpickle.
+    episodes
+        Ids; taken one by one, as workers become idle.
+    n_workers
+        Processes at a time.
+    report
+        Called with each result as it comes.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        Ctrl-C: running episodes were ended as ``interrupted`` and reported first.
+    """
+    config = replace(recorder.config, async_write=True, n_async_workers=1)
+    setup = cloudpickle.dumps((Recorder(recorder.output_dir, config), rollout))
+    crew = _Crew(recorder, setup, episodes, report)
+    try:
+        crew.run(n_workers)
+    except BaseException:
+        crew.stop()
+        raise
+
+
+class _Crew:
+    """The workers of one ``run_local``, and which episodes each of them has."""
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        setup: bytes,
+        episodes: Iterator[int],
+        report: Callable[[EpisodeResult], None],
+    ) -> None:
+        self._recorder = recorder
+        self._setup = setup
+        self._episodes = episodes
+        self._report = report
+        self._assigned: dict[Child, list[int]] = {}
+        self._held: list[int] = []  # given to a worker that died before it took them
+
+    def run(self, n_workers: int) -> None:
+        """Run until every episode has its result."""
+        for _ in range(n_workers):
+            episode = self._next()
+            if episode is None:
+                break
+            self._held.append(episode)
+            self._hire()
+        while self._assigned:
+            waited: dict[Any, Child] = {}
+            for child in self._assigned:
+                waited[child.link] = waited[child.pidfd] = child
+            for ready in wait(list(waited)):
+                child = waited[ready]
+                if child in self._assigned:
+                    self._hear(child)
+
+    def stop(self) -> None:
+        """End every worker, in an orderly way if it can be had in time, and seal what is left."""
+        for child in self._assigned:
+            child.kill(signal.SIGTERM)
+        deadline = time.monotonic() + _GRACE_S
+        for child in self._assigned:
+            if not child.wait_s(max(0.0, deadline - time.monotonic())):
+                child.kill()
+        for child in list(self._assigned):
+            self._bury(child, "it was stopped")
+
+    def _next(self) -> int | None:
+        return self._held.pop() if self._held else next(self._episodes, None)
+
+    def _hire(self) -> None:
+        child = Child(_WORKER)
+        self._assigned[child] = []
+        with suppress(BrokenPipeError, ConnectionResetError):  # its death is noticed below
+            child.link.send(self._setup)
+
+    def _hear(self, child: Child) -> None:
+        try:
+            message = child.link.recv() if child.link.poll() else None
+            if message is None and child.wait_s(0):
+                raise EOFError
+        except (EOFError, ConnectionResetError):
+            self._replace(child)
+            return
+        if isinstance(message, EpisodeResult):
+            self._assigned[child].remove(message.episode)
+            self._report(message)
+            return
+        episode = self._next()
+        if episode is not None:
+            self._assigned[child].append(episode)
+        with suppress(BrokenPipeError, ConnectionResetError):
+            child.link.send(episode)
+
+    def _replace(self, child: Child) -> None:
+        """Account for a worker that ended; hire another for the episodes that remain."""
+        code = self._bury(child, "its process died")
+        if code == 0:
+            return
+        episode = self._next()
+        if episode is not None:
+            self._held.append(episode)
+            self._hire()
+
+    def _bury(self, child: Child, reason: str) -> int:
+        """Report what a dead worker had in hand, once each is sealed."""
+        while True:  # results that it sent before it died
+            try:
+                message = child.link.recv() if child.link.poll() else None
+            except (EOFError, ConnectionResetError):
+                break
+            if message is None:
+                break
+            self._assigned[child].remove(message.episode)
+            self._report(message)
+        code = child.wait()
+        how = f"signal {-code}, {_signal_name(-code)}" if code < 0 else f"exit code {code}"
+        for episode in self._assigned.pop(child):
+            self._report(self._recovered(episode, f"{reason} ({how})"))
+        return code
+
+    def _recovered(self, episode: int, error: str) -> EpisodeResult:
+        paths = EpisodePaths(self._recorder.output_dir, episode)
+        try:
+            recover_episode(paths)
+        except ShardWriterError as problem:
+            return EpisodeResult(episode, "interrupted", None, f"{error}; {problem}")
+        if not paths.shard.exists():
+            return EpisodeResult(episode, "failed", None, f"{error} before the episode began")
+        with h5py.File(paths.shard, "r", locking=False) as file:
+            status = file[episode_group(episode)].attrs["status"]
+        # An ended episode was only waiting to be sealed when its worker died.
+        return EpisodeResult(
+            episode, status, error=None if status == "completed" else error, shard=paths.shard
+        )
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "unknown"

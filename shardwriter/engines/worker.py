@@ -1,0 +1,100 @@
+"""A worker process: runs rollouts, one after the other, as its parent asks.
+
+Invariant: a result is sent only after its shard is published.
+"""
+
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from multiprocessing.connection import wait
+from typing import Any
+
+import cloudpickle
+
+from shardwriter.engines.result import EpisodeResult
+from shardwriter.episode import Episode
+from shardwriter.errors import ShardWriterError
+from shardwriter.process import Parent
+from shardwriter.recorder import Recorder
+
+__all__ = ["Rollout", "record", "serve", "settled"]
+
+Rollout = Callable[[Episode], Any]
+
+_GRACE_S = 2.0
+
+
+def serve(parent: Parent) -> None:
+    """Run a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops its workers by SIGTERM
+    signal.signal(signal.SIGTERM, _interrupt)
+    threading.Thread(target=_end_with, args=(parent.pidfd,), daemon=True).start()
+    try:
+        _serve(parent)
+    except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
+        return  # the parent is gone, or stopped us: writers seal what is open
+
+
+def _serve(parent: Parent) -> None:
+    recorder, rollout = cloudpickle.loads(parent.receive())
+    unsealed: list[tuple[Episode | None, EpisodeResult]] = []
+    with recorder:
+        while True:
+            parent.link.send(None)  # idle
+            episode = parent.receive()
+            # While this rollout runs, the writer seals the one before.
+            done = [] if episode is None else [record(recorder, rollout, episode)]
+            for opened, result in unsealed:
+                parent.link.send(settled(opened, result))
+            unsealed = done
+            if episode is None:
+                return
+
+
+def record(
+    recorder: Recorder, rollout: Rollout, episode_id: int
+) -> tuple[Episode | None, EpisodeResult]:
+    """Run one rollout into one episode, which ends but may not be sealed yet.
+
+    Whatever the rollout raises becomes the result; KeyboardInterrupt ends the episode as
+    ``interrupted`` and goes on.
+    """
+    opened = None
+    try:
+        with recorder.start_episode(episode_id) as opened:
+            value = rollout(opened)
+            summary = value if isinstance(value, Mapping) or value is None else {"value": value}
+            if not opened.has_ended:
+                opened.end(summary=summary)
+    except Exception as error:  # noqa: BLE001  (whatever a rollout raises is its result)
+        text = "".join(traceback.format_exception(error))
+        result = EpisodeResult(episode_id, "failed", None, f"{type(error).__name__}: {error}", text)
+        return opened, result
+    return opened, EpisodeResult(episode_id, "completed", summary)
+
+
+def settled(opened: Episode | None, result: EpisodeResult) -> EpisodeResult:
+    """Wait for an episode's shard; return its result with the shard's path and status."""
+    if opened is None:
+        return result
+    try:
+        sealed = opened.wait()
+    except ShardWriterError as error:
+        return replace(result, status="failed", error=result.error or str(error))
+    return replace(result, status=sealed.status, shard=sealed.shard)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _end_with(pidfd: int) -> None:
+    """End this process when its parent ends: in an orderly way, else at once."""
+    wait([pidfd])
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_GRACE_S)
+    os._exit(1)

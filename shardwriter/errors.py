@@ -1,0 +1,246 @@
+"""Every error that shardwriter raises on purpose.
+
+Each class keeps its fields in ``args``, so that it survives pickling, and writes its text in
+``__str__``: where, what was expected, what came, what to do.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = [
+    "BufferDamaged",
+    "ConfigError",
+    "EpisodeBusy",
+    "EpisodeEnded",
+    "EpisodeExists",
+    "EpisodeNotFound",
+    "EpisodesFailed",
+    "ExperimentNotFound",
+    "FieldError",
+    "FormatError",
+    "MasterStale",
+    "MissingDependency",
+    "NoSpace",
+    "ShardDamaged",
+    "ShardMissing",
+    "ShardWriterError",
+    "WriterFailed",
+]
+
+
+class ShardWriterError(Exception):
+    """Root of all errors of this package."""
+
+
+class ConfigError(ShardWriterError):
+    """An option has a value it cannot have; nothing was created."""
+
+    def __init__(self, option: str, expected: str, got: object) -> None:
+        super().__init__(option, expected, got)
+
+    def __str__(self) -> str:
+        option, expected, got = self.args
+        return f"{option}: expected {expected}, got {got!r}"
+
+
+class FieldError(ShardWriterError):
+    """A logged value does not fit; that call logged nothing, every earlier row stays."""
+
+    def __init__(self, episode: int, field: str, expected: str, got: str, advice: str) -> None:
+        super().__init__(episode, field, expected, got, advice)
+
+    def __str__(self) -> str:
+        episode, field, expected, got, advice = self.args
+        return f"episode {episode}, {field}: expected {expected}, got {got}; {advice}"
+
+
+class EpisodeExists(ShardWriterError):
+    """The episode id is already recorded, or being recorded, in this experiment."""
+
+    def __init__(self, episode: int, path: Path) -> None:
+        super().__init__(episode, path)
+
+    def __str__(self) -> str:
+        episode, path = self.args
+        return (
+            f"episode {episode}: expected an id not yet used, but {path} exists; take another id, "
+            "or start_episode() without one for the next free id"
+        )
+
+
+class EpisodeEnded(ShardWriterError):
+    """A call came to an episode that has ended, or to an exporter without a current episode."""
+
+    def __init__(self, episode: int | None, call: str) -> None:
+        super().__init__(episode, call)
+
+    def __str__(self) -> str:
+        episode, call = self.args
+        if episode is None:
+            return f"{call}: expected a current episode, got none; call start_episode() first"
+        return f"episode {episode}: {call} came after its end; start another episode"
+
+
+class EpisodeNotFound(ShardWriterError):
+    """The experiment has no episode of that id."""
+
+    def __init__(self, episode: int, available: Sequence[int], where: Path) -> None:
+        super().__init__(episode, tuple(available), where)
+
+    def __str__(self) -> str:
+        episode, available, where = self.args
+        return f"{where}: expected one of the episodes {ranges(available)}, got {episode}"
+
+
+class EpisodesFailed(ShardWriterError):
+    """Some episodes of ``run_episodes`` did not complete; what they logged is kept.
+
+    ``failures`` maps each failed episode's id to the text of its error; ``results`` holds the
+    result of every episode, the good ones included.
+    """
+
+    def __init__(self, failures: dict[int, str], results: Sequence[object]) -> None:
+        super().__init__(failures, results)
+        self.failures = failures
+        self.results = results
+
+    def __str__(self) -> str:
+        shown = [f"  episode {i}: {text}" for i, text in list(self.failures.items())[:10]]
+        more = len(self.failures) - len(shown)
+        if more:
+            shown.append(f"  … and {more} more")
+        head = (
+            f"{len(self.failures)} of {len(self.results)} episodes failed "
+            f"({ranges(list(self.failures))}); what they logged is kept"
+        )
+        return "\n".join([head, *shown])
+
+
+class ExperimentNotFound(ShardWriterError):
+    """No experiment, or no master file, at that path."""
+
+    def __init__(self, path: Path, expected: str, advice: str) -> None:
+        super().__init__(path, expected, advice)
+
+    def __str__(self) -> str:
+        path, expected, advice = self.args
+        return f"{path}: expected {expected}; {advice}"
+
+
+class ShardMissing(ShardWriterError):
+    """A shard that the master names is not there, or cannot be opened."""
+
+    def __init__(self, path: Path, episode: int, advice: str) -> None:
+        super().__init__(path, episode, advice)
+
+    def __str__(self) -> str:
+        path, episode, advice = self.args
+        return f"episode {episode}: expected its shard at {path}, found none; {advice}"
+
+
+class MasterStale(ShardWriterError):
+    """A shard is not the one that the master was built from."""
+
+    def __init__(self, master: Path, shard: Path, expected: str, got: str, advice: str) -> None:
+        super().__init__(master, shard, expected, got, advice)
+
+    def __str__(self) -> str:
+        master, shard, expected, got, advice = self.args
+        return f"{shard}: {master.name} expects {expected}, found {got}; {advice}"
+
+
+class ShardDamaged(ShardWriterError):
+    """A shard or part cannot be read as what it claims to be."""
+
+    def __init__(self, path: Path, place: str, problem: str) -> None:
+        super().__init__(path, place, problem)
+
+    def __str__(self) -> str:
+        path, place, problem = self.args
+        return f"{path}: {place}: {problem}"
+
+
+class BufferDamaged(ShardWriterError):
+    """A buffer file cannot be read as what it claims to be."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(path, problem)
+
+    def __str__(self) -> str:
+        path, problem = self.args
+        return f"{path}: not a usable episode buffer: {problem}"
+
+
+class FormatError(ShardWriterError):
+    """A file is of another format, or of a version that this release cannot read."""
+
+    def __init__(self, path: Path, expected: str, got: str) -> None:
+        super().__init__(path, expected, got)
+
+    def __str__(self) -> str:
+        path, expected, got = self.args
+        return f"{path}: expected {expected}, got {got}"
+
+
+class NoSpace(ShardWriterError):
+    """There is no room for an episode's buffer; nothing was created."""
+
+    def __init__(self, where: Path, needed_bytes: int, reason: str, advice: str) -> None:
+        super().__init__(where, needed_bytes, reason, advice)
+
+    def __str__(self) -> str:
+        where, needed, reason, advice = self.args
+        return f"{where}: expected room for a buffer of {needed / 1e6:.1f} MB, {reason}; {advice}"
+
+
+class WriterFailed(ShardWriterError):
+    """An episode's rows could not be written to its shard.
+
+    Every row whose call returned is still in the episode's buffer or part.
+    """
+
+    def __init__(self, episode: int, where: Path, cause: str) -> None:
+        super().__init__(episode, where, cause)
+
+    def __str__(self) -> str:
+        episode, where, cause = self.args
+        return (
+            f"episode {episode}: its shard {where} could not be written: {cause}; nothing logged "
+            f"so far is lost: mend the cause, then run `shardwriter recover {where.parent.parent}`"
+        )
+
+
+class EpisodeBusy(ShardWriterError):
+    """Another living process is writing the episode's shard; nothing was touched."""
+
+    def __init__(self, episode: int, path: Path) -> None:
+        super().__init__(episode, path)
+
+    def __str__(self) -> str:
+        episode, path = self.args
+        return f"episode {episode}: another process is writing from {path}; wait for its end"
+
+
+class MissingDependency(ShardWriterError):
+    """An optional package is needed for this."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(package, extra)
+
+    def __str__(self) -> str:
+        package, extra = self.args
+        return f"{package} is not installed; install shardwriter[{extra}]"
+
+
+def ranges(ids: Sequence[int]) -> str:
+    """Write sorted ids as short ranges: ``[0, 1, 2, 7]`` gives ``0-2, 7``."""
+    runs: list[list[int]] = []
+    for i in sorted(ids):
+        if runs and i == runs[-1][1] + 1:
+            runs[-1][1] = i
+        else:
+            runs.append([i, i])
+    texts = [str(a) if a == b else f"{a}-{b}" for a, b in runs]
+    if len(texts) > 20:
+        texts = [*texts[:20], "…"]
+    return ", ".join(texts) or "(none)"

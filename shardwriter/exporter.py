@@ -1,0 +1,344 @@
+"""DataExporter: the façade of recording."""
+
+import itertools
+import json
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from merge import merge_experiment
+from shardwriter.config import RecorderConfig
+from shardwriter.engines import EpisodeResult, run_local
+from shardwriter.episode import Episode
+from shardwriter.errors import ConfigError, EpisodesFailed
+from shardwriter.experiment_file import write_experiment_file
+from shardwriter.groups import plain
+from shardwriter.layout import ATTRIBUTES, CONFIG_JSON, SHARDS
+from shardwriter.recorder import Recorder
+from shardwriter.schema import name_problem
+from shardwriter.tree import TreeError
+
+__all__ = ["DataExporter"]
+
+
+class DataExporter:
+    """Records an experiment: many episodes, in this process or in many.
+
+    Makes ``<output_dir>/<experiment_name>_<YYYYmmdd_HHMMSS>/``, never an existing directory.
+    Leaving the ``with`` block closes it. Pickled, it becomes a ``Recorder``, which opens
+    episodes of the same experiment wherever it arrives.
+
+    Parameters
+    ----------
+    experiment_name
+        Name of the experiment, without slashes.
+    output_dir
+        Where its directory is made.
+    neural_sampling_rate
+        Timesteps from one stored neural state to the next; 1 stores every one.
+    validate_data
+        Check the content of what is logged.
+    compression
+        ``"gzip"`` (shuffle and deflate, which every HDF5 reads), ``"lzf"`` or None.
+    compression_level
+        gzip level, 1 to 9.
+    chunk_size
+        Most rows in a chunk; wide rows make it less, at about 1 MiB.
+    async_write
+        Compress and write in separate processes, not in the one that logs.
+    n_async_workers
+        How many of these.
+    buffer_dir
+        Where buffers are kept; by default beside the shards, or in ``/dev/shm`` where those are
+        on a network file system.
+    seed
+        The experiment's seed, from which every episode's is made; None draws one.
+    progress
+        Show progress bars; None shows them on a terminal.
+
+    Attributes
+    ----------
+    output_dir
+        The experiment's directory.
+
+    Raises
+    ------
+    ConfigError
+        An option has a value it cannot have; nothing was created.
+    """
+
+    def __init__(
+        self,
+        experiment_name: str,
+        output_dir: str | os.PathLike[str] = "experiments",
+        *,
+        neural_sampling_rate: int = 100,
+        validate_data: bool = True,
+        compression: str | None = "gzip",
+        compression_level: int = 4,
+        chunk_size: int = 10_000,
+        async_write: bool = False,
+        n_async_workers: int = 4,
+        buffer_dir: str | os.PathLike[str] | None = None,
+        seed: int | None = None,
+        progress: bool | None = None,
+    ) -> None:
+        problem = name_problem(experiment_name)
+        if problem:
+            raise ConfigError("experiment_name", "a name without slashes", experiment_name)
+        if progress not in (None, True, False):
+            raise ConfigError("progress", "True, False or None", progress)
+        config = RecorderConfig(
+            neural_sampling_rate=neural_sampling_rate,
+            validate_data=validate_data,
+            compression=compression,
+            compression_level=compression_level,
+            chunk_size=chunk_size,
+            async_write=async_write,
+            n_async_workers=n_async_workers,
+            buffer_dir=None if buffer_dir is None else Path(buffer_dir),
+            seed=secrets.randbits(63) if seed is None else seed,
+        )
+        self.experiment_name = experiment_name
+        self._progress = progress
+        self._recorder = Recorder(_new_directory(Path(output_dir), experiment_name), config)
+        self.output_dir = self._recorder.output_dir
+        self._is_closed = False
+        now = datetime.now(UTC)
+        self._attributes: dict[str, object] = {
+            "experiment_name": experiment_name,
+            "timestamp": now.strftime("%Y%m%d_%H%M%S"),
+            "start_time": now.isoformat(),
+            **{k: v for k, v in config.to_json().items() if v is not None},
+        }
+        self._save(ATTRIBUTES, self._attributes)
+        self._write_config_json({})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._recorder.__reduce__()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._is_closed else "open"
+        return f"<DataExporter {self.experiment_name!r}: {state}, {self.output_dir}>"
+
+    def __enter__(self) -> "DataExporter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # -- what belongs to the experiment ---------------------------------------------------
+
+    def save_config(self, config: Mapping[str, Any]) -> None:
+        """Keep the experiment's configuration, as attributes of ``config/`` and ``config.json``.
+
+        Raises
+        ------
+        ConfigError
+            A name or value cannot be stored.
+        """
+        self._save("config", dict(config))
+        self._write_config_json(config)
+
+    def save_metadata(self, metadata: Mapping[str, Any]) -> None:
+        """Add attributes to the experiment; a name given again replaces its value.
+
+        Raises
+        ------
+        ConfigError
+            A name is one of shardwriter's own, or a value cannot be stored.
+        """
+        own = {"format", "format_version", "experiment_name", "episode_count"}
+        for name in own & set(metadata):
+            raise ConfigError("save_metadata", "a name that shardwriter does not use", name)
+        self._attributes.update(metadata)
+        self._save(ATTRIBUTES, self._attributes)
+
+    def save_network_structure(
+        self,
+        neurons: Mapping[str, Any],
+        connections: Mapping[str, Any],
+        initial_weights: Any = None,
+    ) -> None:
+        """Keep the network's structure.
+
+        Parameters
+        ----------
+        neurons
+            Arrays by field, one entry per neuron.
+        connections
+            Arrays by field, one entry per synapse, such as ``sources`` and ``targets``.
+        initial_weights
+            A dense array, a SciPy sparse matrix (kept as ``row``, ``col``, ``value`` and
+            ``shape``), or nested values.
+
+        Raises
+        ------
+        ConfigError
+            A value cannot be stored.
+        """
+        structure = {"neurons": dict(neurons), "connections": dict(connections)}
+        if initial_weights is not None:
+            structure["initial_weights"] = _weights(initial_weights)
+        self._save("network_structure", {}, structure)
+
+    # -- recording ------------------------------------------------------------------------
+
+    def start_episode(self, episode_id: int | None = None) -> Episode:
+        """Open an episode in this process; see ``Recorder.start_episode``.
+
+        Several may be open at once.
+        """
+        self._check_open()
+        return self._recorder.start_episode(episode_id)
+
+    def run_episodes(
+        self,
+        rollout: Callable[[Episode], Any],
+        episodes: Iterable[int],
+        n_workers: int | None = None,
+        *,
+        on_error: str = "raise",
+    ) -> list[EpisodeResult]:
+        """Run a rollout for each episode, in parallel worker processes.
+
+        Parameters
+        ----------
+        rollout
+            Called with an open ``Episode`` in a worker process; what it returns becomes the
+            episode's summary. It travels by cloudpickle, so lambdas, closures and functions
+            of a notebook or script are welcome.
+        episodes
+            Ids; an iterator is taken one by one, as workers become idle.
+        n_workers
+            Processes at a time; by default as many as there are cores to run on.
+        on_error
+            ``"raise"`` raises one error at the end if any episode failed; ``"continue"``
+            leaves it to the caller to look at the results.
+
+        Returns
+        -------
+        list of EpisodeResult
+            One per episode, in the order given.
+
+        Raises
+        ------
+        EpisodesFailed
+            Some episodes failed; it lists them, and what they logged is kept.
+        """
+        self._check_open()
+        if on_error not in ("raise", "continue"):
+            raise ConfigError("on_error", "'raise' or 'continue'", on_error)
+        workers = len(os.sched_getaffinity(0)) if n_workers is None else n_workers
+        if workers < 1:
+            raise ConfigError("n_workers", "an int, at least 1", n_workers)
+        results = self._run(rollout, episodes, workers)
+        failures = {r.episode: r.error or r.status for r in results if not r.is_good}
+        if failures and on_error == "raise":
+            raise EpisodesFailed(failures, results)
+        return results
+
+    def _run(
+        self, rollout: Callable[[Episode], Any], episodes: Iterable[int], n_workers: int
+    ) -> list[EpisodeResult]:
+        order: dict[int, int] = {}
+        results: dict[int, EpisodeResult] = {}
+
+        def ids() -> Iterator[int]:
+            for episode in episodes:
+                order[int(episode)] = len(order)
+                yield int(episode)
+
+        total = len(episodes) if isinstance(episodes, Sized) else None
+        with self._bar("episodes", total, "episode") as bar:
+
+            def report(result: EpisodeResult) -> None:
+                results[result.episode] = result
+                bar.update()
+                bad = sum(not r.is_good for r in results.values())
+                if bad:
+                    bar.set_postfix(failed=bad)
+
+            run_local(self._recorder, rollout, ids(), n_workers, report)
+        return [results[episode] for episode in order]
+
+    # -- the end --------------------------------------------------------------------------
+
+    def merge(self) -> Path:
+        """Build the master over all shards published so far; return its path."""
+        return merge_experiment(self.output_dir, progress=self._shows_progress())
+
+    def close(self, *, merge: bool = True) -> None:
+        """End open episodes as ``interrupted``, wait for the writers, and merge.
+
+        Raises
+        ------
+        WriterFailed
+            A shard could not be written; the others are merged.
+        """
+        if self._is_closed:
+            return
+        self._is_closed = True
+        try:
+            self._recorder.close()
+        finally:
+            if merge:
+                self.merge()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ConfigError("DataExporter", "an open exporter", "a closed one")
+
+    def _save(
+        self, name: str, attributes: Mapping[str, Any], data: Mapping[str, Any] | None = None
+    ) -> None:
+        try:
+            write_experiment_file(self.output_dir, name, attributes, data or {})
+        except (TreeError, TypeError, ValueError) as error:
+            raise ConfigError(name, "values that HDF5 and JSON can hold", str(error)) from error
+
+    def _write_config_json(self, config: Mapping[str, Any]) -> None:
+        content = {"recorder": self._recorder.config.to_json(), "config": config}
+        path = self.output_dir / CONFIG_JSON
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text(json.dumps(content, indent=2, default=plain, ensure_ascii=False))
+        temporary.replace(path)
+
+    def _shows_progress(self) -> bool:
+        return sys.stderr.isatty() if self._progress is None else self._progress
+
+    def _bar(self, text: str, total: int | None, unit: str) -> "tqdm[Any]":
+        return tqdm(total=total, desc=text, unit=unit, disable=not self._shows_progress())
+
+
+def _weights(weights: Any) -> Any:
+    if not hasattr(weights, "tocoo"):
+        return weights
+    coo = weights.tocoo()
+    return {"row": coo.row, "col": coo.col, "value": coo.data, "shape": list(coo.shape)}
+
+
+def _new_directory(parent: Path, name: str) -> Path:
+    """Make ``<name>_<YYYYmmdd_HHMMSS>``, with a suffix if another has that name."""
+    stem = f"{name}_{datetime.now().astimezone().strftime('%Y%m%d_%H%M%S')}"
+    for i in itertools.count():
+        directory = parent / (f"{stem}_{i}" if i else stem)
+        try:
+            directory.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        (directory / SHARDS).mkdir()
+        return directory.absolute()
+    raise AssertionError  # count() does not end

@@ -1,0 +1,163 @@
+"""Named fields of one table: what users pass, checked against what the table holds.
+
+Invariant: ``check`` changes nothing, so that a call whose fields do not all fit logs none.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from shardwriter.errors import FieldError
+from shardwriter.schema import Column, fill_value, name_problem, spell
+from shardwriter.table_log import Store, TableLog
+from shardwriter.values import ValueProblem, as_array
+
+__all__ = ["FieldLog"]
+
+Array = np.ndarray[Any, Any]
+
+_SAME = "log it under another name, or convert it first"
+_COMPLETE = "pass every field that is not of a float dtype in every call"
+
+
+class FieldLog:
+    """One table whose columns are the fields that the first call names.
+
+    Float fields may be missing from a call, or appear late; they are NaN where they were not
+    given. Every other field is part of every call.
+
+    Parameters
+    ----------
+    store
+        The episode's buffer and drain.
+    episode
+        The episode's id, for errors.
+    name
+        The table's name.
+    """
+
+    __slots__ = ("_columns", "_episode", "_log", "_name", "_new", "_store")
+
+    def __init__(self, store: Store, episode: int, name: str) -> None:
+        self._store = store
+        self._episode = episode
+        self._name = name
+        self._log: TableLog | None = None
+        self._columns: list[tuple[str, np.dtype[Any], tuple[int, ...]]] = []
+        self._new: list[Column] = []
+
+    def check(self, fields: Mapping[str, Any]) -> list[Any]:
+        """Return the values of one row in the table's order.
+
+        Raises
+        ------
+        FieldError
+            A field does not fit.
+        """
+        values: list[Any] = []
+        for name, dtype, shape in self._columns:
+            value = fields.get(name)
+            if type(value) is np.ndarray and value.dtype is dtype and value.shape == shape:
+                values.append(value)
+            else:
+                values.append(self._fitted(name, value, dtype, shape, name in fields))
+        self._new = []
+        if len(fields) != len(self._columns) or self._log is None:
+            values += self._check_new(fields, None)
+        return values
+
+    def check_block(self, fields: Mapping[str, Any], count: int) -> list[Any]:
+        """Return the values of `count` rows, each field with a leading axis of that length.
+
+        Raises
+        ------
+        FieldError
+            A field does not fit.
+        """
+        values: list[Any] = []
+        for name, dtype, shape in self._columns:
+            given = name in fields
+            value = self._fitted(name, fields.get(name), dtype, (count, *shape), given)
+            values.append(value if given else np.broadcast_to(value, (count, *shape)))
+        self._new = []
+        if len(fields) != len(self._columns) or self._log is None:
+            values += self._check_new(fields, count)
+        return values
+
+    def append(self, timestep: int, values: Sequence[Any]) -> None:
+        """Append the row that ``check`` returned."""
+        self._ready().append(timestep, values)
+
+    def extend(self, timesteps: Array, values: Sequence[Any]) -> None:
+        """Append the rows that ``check_block`` returned."""
+        self._ready().extend(timesteps, values, len(timesteps))
+
+    def _ready(self) -> TableLog:
+        if self._log is None:
+            self._log = TableLog(self._store, self._name, self._new)
+        elif self._new:
+            self._log.add_columns(self._new)
+        else:
+            return self._log
+        self._columns += [(c.name, c.dtype, c.shape) for c in self._new]
+        self._new = []
+        return self._log
+
+    def _fitted(
+        self,
+        name: str,
+        value: Any,
+        dtype: np.dtype[Any],
+        shape: tuple[int, ...],
+        given: bool,
+    ) -> Any:
+        """Return a value as the column wants it; NaN for a float field that was not given."""
+        if not given:
+            if dtype.kind in "fc":
+                return fill_value(dtype)
+            raise self._error(name, f"{dtype.name} in every call", "none", _COMPLETE)
+        array = self._array(name, value)
+        if array.dtype.kind == "S" and dtype.kind == "S" and array.shape == shape:
+            longest = max((len(text) for text in array.reshape(-1).tolist()), default=0)
+            if longest <= dtype.itemsize:
+                return array.astype(dtype)
+            limit = f"text of at most {dtype.itemsize} bytes"
+            raise self._error(name, limit, f"{longest} bytes", "log it as static data")
+        if array.dtype != dtype or array.shape != shape:
+            got = spell(array.dtype, array.shape)
+            raise self._error(name, spell(dtype, shape), got, _SAME)
+        return array
+
+    def _check_new(self, fields: Mapping[str, Any], count: int | None) -> list[Any]:
+        known = {name for name, _, _ in self._columns}
+        values = []
+        for name, value in fields.items():
+            if name in known:
+                continue
+            problem = "reserved" if name == "timesteps" else name_problem(name)
+            if problem:
+                advice = "rename the field; nested values go to fields of their own"
+                raise self._error(str(name), "a name without slashes", problem, advice)
+            array = self._array(name, value)
+            if count is not None and array.shape[:1] != (count,):
+                got = spell(array.dtype, array.shape)
+                raise self._error(name, f"a leading axis of {count}", got, "pass one row per step")
+            shape = array.shape if count is None else array.shape[1:]
+            rows = self._log.rows if self._log else 0
+            if rows and array.dtype.kind not in "fc":
+                expected = f"only float fields to appear after {rows} rows without them"
+                raise self._error(name, expected, array.dtype.name, _COMPLETE)
+            self._new.append(Column(name, array.dtype, shape))
+            values.append(array)
+        return values
+
+    def _array(self, name: str, value: Any) -> Array:
+        try:
+            return as_array(value)
+        except ValueProblem as problem:
+            expected, got = problem.args
+            raise self._error(name, expected, got, _SAME) from problem
+
+    def _error(self, name: str, expected: str, got: str, advice: str) -> FieldError:
+        return FieldError(self._episode, f"{self._name}/{name}", expected, got, advice)

@@ -1,0 +1,129 @@
+"""What an experiment holds, for people and programs."""
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from shardwriter.errors import ranges
+from shardwriter.layout import EVENTS, TABLES
+from shardwriter.loader import ExperimentLoader
+from shardwriter.recorded_episode import RecordedEpisode
+
+__all__ = ["experiment_info", "info_text"]
+
+
+def experiment_info(path: Path) -> dict[str, Any]:
+    """Return what is in an experiment, as JSON values.
+
+    Parameters
+    ----------
+    path
+        The experiment's directory or master.
+
+    Returns
+    -------
+    dict
+        ``path``, ``metadata``, ``episodes`` (one dict each), ``fields`` by table: dtype, shape
+        of a row, rows, raw and stored bytes over all episodes.
+    """
+    with ExperimentLoader(path) as loader:
+        fields: dict[str, dict[str, Any]] = {}
+        for episode in loader:
+            for name, facts in _fields_of(episode):
+                _add(fields, name, facts)
+        index = loader.episode_index
+        return {
+            "path": str(loader.path),
+            "metadata": loader.get_metadata(),
+            "episodes": [_row(row) for row in index],
+            "fields": fields,
+            "raw_bytes": sum(field["raw_bytes"] for field in fields.values()),
+            "stored_bytes": int(index["size"].sum()),
+        }
+
+
+def _row(row: np.void) -> dict[str, Any]:
+    values = {name: row[name].item() for name in row.dtype.names or ()}
+    return {k: v.decode() if isinstance(v, bytes) else v for k, v in values.items()}
+
+
+def _fields_of(episode: RecordedEpisode) -> list[tuple[str, dict[str, Any]]]:
+    found = []
+    with episode.opened() as group:
+        tables = [name for name in TABLES if name in group]
+        tables += [f"{EVENTS}/{name}" for name in group.get(EVENTS, ())]
+        for table in tables:
+            for name, dataset in group[table].items():
+                found.append((f"{table}/{name}", _facts(dataset)))
+    return found
+
+
+def _facts(dataset: h5py.Dataset) -> dict[str, Any]:
+    text = h5py.check_string_dtype(dataset.dtype) is not None
+    return {
+        "dtype": f"text, at most {dataset.dtype.itemsize} bytes" if text else dataset.dtype.name,
+        "shape": list(dataset.shape[1:]),
+        "rows": len(dataset),
+        "raw_bytes": dataset.nbytes,
+        "stored_bytes": dataset.id.get_storage_size(),
+        "compression": dataset.compression,
+    }
+
+
+def _add(fields: dict[str, dict[str, Any]], name: str, facts: dict[str, Any]) -> None:
+    known = fields.setdefault(name, {**facts, "rows": 0, "raw_bytes": 0, "stored_bytes": 0})
+    for key in ("rows", "raw_bytes", "stored_bytes"):
+        known[key] += facts[key]
+    for key in ("dtype", "shape", "compression"):
+        if known[key] != facts[key]:
+            known[key] = "differs between episodes"
+
+
+def info_text(info: dict[str, Any]) -> str:
+    """Write what ``experiment_info`` returned as lines for people."""
+    metadata = info["metadata"]
+    episodes = info["episodes"]
+    raw, stored = info["raw_bytes"], info["stored_bytes"]
+    data = f"{_size(raw)} in {_size(stored)} of shards ({_ratio(raw, stored)})"
+    lines = [
+        f"{metadata['experiment_name']}  ({info['path']})",
+        f"  recorded   {metadata['start_time']} to {metadata['end_time']}",
+        f"  episodes   {len(episodes)}: {ranges([e['episode_id'] for e in episodes])}",
+        f"  status     {_statuses(episodes)}",
+        f"  steps      {sum(e['steps'] for e in episodes):,}",
+        f"  spikes     {sum(e['spikes'] for e in episodes):,}",
+        f"  data       {data}",
+    ]
+    if info["fields"]:
+        width = max(len(name) for name in info["fields"])
+        lines.append("")
+        for name, field in info["fields"].items():
+            shape = field["shape"]
+            kind = field["dtype"] if isinstance(shape, str) else f"{field['dtype']} {tuple(shape)}"
+            ratio = _ratio(field["raw_bytes"], field["stored_bytes"])
+            lines.append(
+                f"  {name:<{width}}  {kind:<18}  {field['rows']:>12,} rows  "
+                f"{_size(field['raw_bytes']):>9}  {ratio:>8}"
+            )
+    return "\n".join(lines)
+
+
+def _statuses(episodes: list[dict[str, Any]]) -> str:
+    counts: dict[str, int] = {}
+    for episode in episodes:
+        counts[episode["status"]] = counts.get(episode["status"], 0) + 1
+    return ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "none"
+
+
+def _size(n: float) -> str:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if n < 1000 or unit == "TB":
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1000
+    raise AssertionError(n)
+
+
+def _ratio(raw: int, stored: int) -> str:
+    return f"{raw / stored:.2f}x" if stored else "-"

@@ -1,0 +1,175 @@
+"""Processes: who one is, whether it lives, and fresh interpreters joined by a socket.
+
+Children are started by executing a new interpreter, never by fork alone (HDF5 and threads do
+not survive one), and they do not import the caller's ``__main__``. Invariant: every wait here
+is for a file descriptor, never for time to pass.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cache
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Child", "Identity", "Parent"]
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_NAMESPACE = Path("/proc/self/ns/pid")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A process, told apart from every other that ever had its pid.
+
+    ``start_ticks`` is field 22 of ``/proc/<pid>/stat``: clock ticks from boot to the start of
+    the process, which no change of the clock moves.
+    """
+
+    host: str
+    boot_id: str
+    pid_namespace: str
+    pid: int
+    start_ticks: int
+
+    @classmethod
+    def own(cls) -> "Identity":
+        """Return this process's identity."""
+        host, boot_id, namespace = _machine()
+        return cls(host, boot_id, namespace, os.getpid(), start_ticks(os.getpid()) or 0)
+
+    def is_here(self) -> bool:
+        """Tell whether the process is, or was, one of this machine and pid namespace."""
+        host, _, namespace = _machine()
+        return (self.host, self.pid_namespace) == (host, namespace)
+
+    def is_alive(self) -> bool:
+        """Tell whether the process still runs; only meaningful where ``is_here``."""
+        return self.boot_id == _machine()[1] and start_ticks(self.pid) == self.start_ticks
+
+    def to_json(self) -> dict[str, object]:
+        """Return the fields by name."""
+        return asdict(self)
+
+
+@cache
+def _machine() -> tuple[str, str, str]:
+    namespace = os.readlink(_NAMESPACE) if _NAMESPACE.is_symlink() else ""
+    return socket.gethostname(), _BOOT_ID.read_text().strip(), namespace
+
+
+def start_ticks(pid: int) -> int | None:
+    """Return when a running process started, None for one that has ended (or is a zombie)."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = text.rpartition(")")[2].split()  # the name in parentheses may hold anything
+    return None if fields[0] in ("Z", "X") else int(fields[19])
+
+
+class Child:
+    """A fresh interpreter that runs one function, with a two-way link to it.
+
+    Parameters
+    ----------
+    target
+        ``"package.module:function"``; it is called with a ``Parent``.
+
+    Attributes
+    ----------
+    link
+        This end; ``recv`` raises EOFError once the child is gone.
+    """
+
+    def __init__(self, target: str) -> None:
+        ours, theirs = socket.socketpair()
+        module, _, function = target.partition(":")
+        code = (
+            f"from shardwriter.process import Parent; from {module} import {function}; "
+            f"{function}(Parent({theirs.fileno()}, {os.getpid()}))"
+        )
+        paths = os.pathsep.join(path for path in sys.path if path)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", code],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, "PYTHONPATH": paths},
+            )
+        self.link = Connection(ours.detach())
+        self.pid = self._process.pid
+        self.pidfd = os.pidfd_open(self.pid)
+
+    def wait(self) -> int:
+        """Wait for the child's end; return its exit code, negative for a signal."""
+        code = self._process.wait()
+        self._let_go()
+        return code
+
+    def wait_s(self, seconds: float) -> bool:
+        """Wait at most so long for the child's end; tell whether it came."""
+        return self.pidfd < 0 or bool(wait([self.pidfd], timeout=seconds))
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Send the child a signal, unless it has ended."""
+        if self._process.poll() is None:
+            self._process.send_signal(number)
+
+    def _let_go(self) -> None:
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+            self.link.close()
+
+
+class Parent:
+    """The process that started this one, and the link to it.
+
+    Attributes
+    ----------
+    link
+        This end; ``recv`` raises EOFError once the parent is gone.
+    pidfd
+        Becomes readable when the parent ends. The link's end may come seconds later, where a
+        process that the parent forked still holds it.
+    """
+
+    def __init__(self, fd: int, pid: int) -> None:
+        self.link = Connection(fd)
+        self.pidfd = os.pidfd_open(os.getppid())
+        self._is_gone = os.getppid() != pid
+
+    def receive(self, timeout_s: float | None = None) -> Any:
+        """Return the parent's next message, or None when the time is up.
+
+        Raises
+        ------
+        EOFError
+            The parent has ended, or closed the link, and every message was received.
+        """
+        ready = wait([self.link, self.pidfd], timeout=timeout_s)
+        if self.link in ready:
+            try:
+                return self.link.recv()
+            except ConnectionResetError as error:
+                raise EOFError from error
+        if ready or self._is_gone:
+            raise EOFError
+        return None
+
+
+def ignore_signals() -> None:
+    """Leave Ctrl-C and SIGTERM to the parent: this process ends when its parent does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def on_sigterm(action: Callable[[], None]) -> None:
+    """Call `action` in the main thread when SIGTERM comes."""
+    signal.signal(signal.SIGTERM, lambda *_: action())

@@ -1,0 +1,163 @@
+"""One recorded episode, read from its shard.
+
+Invariant: every getter gives the same form whether or not the episode has such data.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import h5py
+import numpy as np
+
+from shardwriter.groups import read_attributes, read_tree
+from shardwriter.layout import (
+    BEHAVIOR,
+    EVENTS,
+    FINAL_STATE,
+    NEURAL_STATES,
+    REWARDS,
+    SPIKES,
+    SUMMARY,
+    TABLES,
+    TIMESTEPS,
+    WEIGHT_CHANGES,
+)
+
+__all__ = ["RecordedEpisode"]
+
+Array = np.ndarray[Any, Any]
+Columns = dict[str, Array]
+
+_NOT_STATIC = {*TABLES, EVENTS, FINAL_STATE, SUMMARY}
+
+
+class RecordedEpisode:
+    """A handle of one recorded episode; get it from ``ExperimentLoader.get_episode``.
+
+    Getters read from the shard when they are called. ``start`` and ``stop`` bound the timesteps,
+    as in ``start <= timestep < stop``. What was not logged comes back as empty arrays.
+
+    Attributes
+    ----------
+    id
+        The episode's id.
+    """
+
+    def __init__(
+        self, episode: int, opened: Callable[[int], AbstractContextManager[h5py.Group]]
+    ) -> None:
+        self.id = episode
+        self._opened = opened
+
+    def __repr__(self) -> str:
+        return f"<RecordedEpisode {self.id}>"
+
+    def opened(self) -> AbstractContextManager[h5py.Group]:
+        """Lend out the episode's HDF5 group in its shard, open for reading."""
+        return self._opened(self.id)
+
+    def get_metadata(self) -> dict[str, Any]:
+        """Return the episode's attributes, with its summary under ``summary``."""
+        with self._opened(self.id) as group:
+            values = read_attributes(group)
+            values[SUMMARY] = read_tree(group[SUMMARY]) if SUMMARY in group else {}
+            return values
+
+    def get_neural_states(self, start: int | None = None, stop: int | None = None) -> Columns:
+        """Return ``timesteps`` (S,) and each field (S, *shape)."""
+        return self._table(NEURAL_STATES, start, stop, {})
+
+    def get_spikes(self, start: int | None = None, stop: int | None = None) -> Columns:
+        """Return ``timesteps`` (K,) int64 and ``neuron_ids`` (K,) int32, one entry a spike."""
+        return self._table(SPIKES, start, stop, {"neuron_ids": np.int32})
+
+    def get_spikes_as_events(
+        self, start: int | None = None, stop: int | None = None
+    ) -> list[tuple[int, Array]]:
+        """Return a pair (timestep, ids of the neurons that fired) for each with spikes."""
+        spikes = self.get_spikes(start, stop)
+        timesteps, firsts = np.unique(spikes[TIMESTEPS], return_index=True)
+        groups = np.split(spikes["neuron_ids"], firsts[1:])
+        return list(zip(timesteps.tolist(), groups, strict=False)) if len(timesteps) else []
+
+    def get_behavior(self, start: int | None = None, stop: int | None = None) -> Columns:
+        """Return ``timesteps`` (T,) and each field (T, *shape)."""
+        return self._table(BEHAVIOR, start, stop, {})
+
+    def get_rewards(self, start: int | None = None, stop: int | None = None) -> Columns:
+        """Return ``timesteps`` (R,) and ``values`` (R,) float64 of the rewards that are not 0."""
+        return self._table(REWARDS, start, stop, {"values": np.float64})
+
+    def get_weight_changes(self, start: int | None = None, stop: int | None = None) -> Columns:
+        """Return the weight changes, one entry each.
+
+        ``timesteps``, ``source_ids`` and ``target_ids`` or ``synapse_ids``, ``old_weights``,
+        ``new_weights``, further fields, and ``deltas``, which is new minus old.
+        """
+        empty = {"old_weights": np.float64, "new_weights": np.float64}
+        columns = self._table(WEIGHT_CHANGES, start, stop, empty)
+        columns["deltas"] = columns["new_weights"] - columns["old_weights"]
+        return columns
+
+    def get_events(
+        self, event_type: str | None = None, start: int | None = None, stop: int | None = None
+    ) -> Any:
+        """Return the events of one type as columns, or those of every type by its name."""
+        if event_type is not None:
+            return self._table(f"{EVENTS}/{event_type}", start, stop, {})
+        with self._opened(self.id) as group:
+            types = list(group[EVENTS]) if EVENTS in group else []
+        return {name: self._table(f"{EVENTS}/{name}", start, stop, {}) for name in types}
+
+    def get_static_data(self, name: str | None = None) -> Any:
+        """Return what ``log_static_data`` kept under a name, or all of it by name."""
+        with self._opened(self.id) as group:
+            if name is not None:
+                return read_tree(group[name]) if name in group else {}
+            return {key: read_tree(group[key]) for key in group if key not in _NOT_STATIC}
+
+    def get_final_state(self) -> Any:
+        """Return the ``final_state`` given at the episode's end, ``{}`` for none."""
+        with self._opened(self.id) as group:
+            return read_tree(group[FINAL_STATE]) if FINAL_STATE in group else {}
+
+    def _table(
+        self, name: str, start: int | None, stop: int | None, empty: Mapping[str, type]
+    ) -> Columns:
+        with self._opened(self.id) as group:
+            if name not in group:
+                columns: Columns = {TIMESTEPS: np.zeros(0, np.int64)}
+                return columns | {key: np.zeros(0, dtype) for key, dtype in empty.items()}
+            table = group[name]
+            rows, chosen = _window(table[TIMESTEPS], start, stop)
+            return {key: _read(table[key], rows, chosen) for key in [TIMESTEPS, *_others(table)]}
+
+
+def _others(table: h5py.Group) -> Iterator[str]:
+    return (key for key in table if key != TIMESTEPS)
+
+
+def _window(
+    timesteps: h5py.Dataset, start: int | None, stop: int | None
+) -> tuple[slice, Array | None]:
+    """Return the rows of a window of timesteps, and which of them where they are not sorted."""
+    if start is None and stop is None:
+        return slice(0, len(timesteps)), None
+    low = np.iinfo(np.int64).min if start is None else start
+    high = np.iinfo(np.int64).max if stop is None else stop
+    values = timesteps[()]
+    if np.all(values[1:] >= values[:-1]):
+        first, last = np.searchsorted(values, [low, high])
+        return slice(int(first), max(int(first), int(last))), None
+    chosen = np.flatnonzero((values >= low) & (values < high))
+    if len(chosen) == 0:
+        return slice(0, 0), None
+    span = slice(int(chosen[0]), int(chosen[-1]) + 1)
+    return span, chosen - span.start
+
+
+def _read(dataset: h5py.Dataset, rows: slice, chosen: Array | None) -> Array:
+    text = h5py.check_string_dtype(dataset.dtype) is not None
+    values = dataset.asstr()[rows] if text else dataset[rows]
+    return np.asarray(values if chosen is None else values[chosen])
