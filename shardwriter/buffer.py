@@ -91,6 +91,13 @@ class TableSlots:
         """Rows committed so far, in the whole episode."""
         return self._counter[0]
 
+    def newest(self) -> tuple[np.ndarray[Any, Any], ...]:
+        """Return the rows of the newest full slot, or all rows while none is full."""
+        full = self.rows // self.table.rows_per_chunk
+        if full:
+            return self.slots[(full - 1) % len(self.slots)]
+        return tuple(column[: self.rows] for column in self.slots[0])
+
     @property
     def counter(self) -> memoryview:
         """The row counter as a memoryview of one 8-byte word; storing into it commits."""

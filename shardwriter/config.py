@@ -1,14 +1,21 @@
 """How an experiment is recorded: every option, checked once."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from shardwriter.compression import optional
 from shardwriter.errors import ConfigError
 
 __all__ = ["RecorderConfig"]
 
-COMPRESSIONS = ("gzip", "lzf", None)
+COMPRESSIONS = ("gzip", "lzf", None, "zstd", "lz4", "blosc")
+_CODEC_PACKAGES = {
+    "zstd": ("hdf5plugin", "zstandard"),
+    "lz4": ("hdf5plugin", "lz4.block"),
+    "blosc": ("hdf5plugin",),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +32,8 @@ class RecorderConfig:
     validate_data: bool = True
     compression: str | None = "gzip"
     compression_level: int = 4
+    adaptive_compression: bool = False
+    precision: Mapping[str, float] = field(default_factory=dict)
     chunk_size: int = 10_000
     async_write: bool = False
     n_async_workers: int = 4
@@ -39,9 +48,15 @@ class RecorderConfig:
         _check_int("seed", self.seed, 0)
         _check_bool("validate_data", self.validate_data)
         _check_bool("async_write", self.async_write)
+        _check_bool("adaptive_compression", self.adaptive_compression)
         if self.compression not in COMPRESSIONS:
             names = ", ".join(repr(name) for name in COMPRESSIONS)
             raise ConfigError("compression", f"one of {names}", self.compression)
+        for package in _CODEC_PACKAGES.get(str(self.compression), ()):
+            optional(package)
+        for name, tolerance in self.precision.items():
+            if not 0 < tolerance < float("inf"):
+                raise ConfigError(f"precision[{name!r}]", "a number above 0", tolerance)
         if self.buffer_dir is not None and not self.buffer_dir.is_dir():
             raise ConfigError("buffer_dir", "an existing directory", str(self.buffer_dir))
 

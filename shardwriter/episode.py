@@ -146,7 +146,9 @@ class Episode:
                 self._neural.append(timestep, states)
                 self._next_sample = timestep + self._sampling
             if ids is not None:
-                self._spike_log().extend(timestep, (ids,), len(ids))
+                if self._spikes is None:
+                    self._spikes = TableLog(self._store, SPIKES, _SPIKE_COLUMNS)
+                self._spikes.append_group(timestep, ids)
             if fields is not None:
                 self._behavior.append(timestep, fields)
             if reward:

@@ -46,9 +46,17 @@ class DataExporter:
     validate_data
         Check the content of what is logged.
     compression
-        ``"gzip"`` (shuffle and deflate, which every HDF5 reads), ``"lzf"`` or None.
+        ``"gzip"`` (shuffle and deflate, which every HDF5 reads), ``"lzf"``, None, or with the
+        extra ``codecs`` ``"zstd"``, ``"lz4"`` or ``"blosc"``.
     compression_level
-        gzip level, 1 to 9.
+        Level of gzip, zstd or blosc, 1 to 9.
+    adaptive_compression
+        Choose for each column, from its first full slot, between no compression, shuffle or
+        not, and levels, by measured ratio and speed; ``info`` says what was chosen and why.
+    precision
+        Largest absolute error by field, as ``{"membrane_potential": 0.01}`` or
+        ``{"behavior/position": 1e-3}``: float values are rounded so far, which compresses
+        better. An attribute of the dataset says so. Without it every bit is kept.
     chunk_size
         Most rows in a chunk; wide rows make it less, at about 1 MiB.
     async_write
@@ -83,6 +91,8 @@ class DataExporter:
         validate_data: bool = True,
         compression: str | None = "gzip",
         compression_level: int = 4,
+        adaptive_compression: bool = False,
+        precision: Mapping[str, float] | None = None,
         chunk_size: int = 10_000,
         async_write: bool = False,
         n_async_workers: int = 4,
@@ -100,6 +110,8 @@ class DataExporter:
             validate_data=validate_data,
             compression=compression,
             compression_level=compression_level,
+            adaptive_compression=adaptive_compression,
+            precision=dict(precision or {}),
             chunk_size=chunk_size,
             async_write=async_write,
             n_async_workers=n_async_workers,

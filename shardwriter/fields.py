@@ -44,7 +44,7 @@ class FieldLog:
         self._episode = episode
         self._name = name
         self._log: TableLog | None = None
-        self._columns: list[tuple[str, np.dtype[Any], tuple[int, ...]]] = []
+        self._columns: list[tuple[str, np.dtype[Any], tuple[int, ...], tuple[type, ...]]] = []
         self._new: list[Column] = []
 
     def check(self, fields: Mapping[str, Any]) -> list[Any]:
@@ -56,9 +56,12 @@ class FieldLog:
             A field does not fit.
         """
         values: list[Any] = []
-        for name, dtype, shape in self._columns:
-            value = fields.get(name)
-            if type(value) is np.ndarray and value.dtype is dtype and value.shape == shape:
+        for name, dtype, shape, scalars in self._columns:
+            value: Any = fields.get(name)
+            kind = type(value)
+            if kind is np.ndarray and value.dtype is dtype and value.shape == shape:
+                values.append(value)
+            elif kind in scalars:
                 values.append(value)
             else:
                 values.append(self._fitted(name, value, dtype, shape, name in fields))
@@ -76,7 +79,7 @@ class FieldLog:
             A field does not fit.
         """
         values: list[Any] = []
-        for name, dtype, shape in self._columns:
+        for name, dtype, shape, _ in self._columns:
             given = name in fields
             value = self._fitted(name, fields.get(name), dtype, (count, *shape), given)
             values.append(value if given else np.broadcast_to(value, (count, *shape)))
@@ -100,7 +103,7 @@ class FieldLog:
             self._log.add_columns(self._new)
         else:
             return self._log
-        self._columns += [(c.name, c.dtype, c.shape) for c in self._new]
+        self._columns += [(c.name, c.dtype, c.shape, _scalars(c)) for c in self._new]
         self._new = []
         return self._log
 
@@ -130,7 +133,7 @@ class FieldLog:
         return array
 
     def _check_new(self, fields: Mapping[str, Any], count: int | None) -> list[Any]:
-        known = {name for name, _, _ in self._columns}
+        known = {name for name, *_ in self._columns}
         values = []
         for name, value in fields.items():
             if name in known:
@@ -161,3 +164,11 @@ class FieldLog:
 
     def _error(self, name: str, expected: str, got: str, advice: str) -> FieldError:
         return FieldError(self._episode, f"{self._name}/{name}", expected, got, advice)
+
+
+def _scalars(column: Column) -> tuple[type, ...]:
+    """Return the scalar types that a column takes as they are."""
+    if column.shape:
+        return ()
+    plain = {"float64": float, "bool": bool}.get(column.dtype.name)
+    return (column.dtype.type,) if plain is None else (plain, column.dtype.type)

@@ -22,8 +22,8 @@ from shardwriter.episode import Episode
 from shardwriter.errors import ConfigError, EpisodeExists
 from shardwriter.layout import EpisodePaths, listed_episodes, unfinished_episodes
 from shardwriter.process import Identity
+from shardwriter.shard import Codecs
 from shardwriter.table_log import Store
-from shardwriter.writer import Encoders
 from shardwriter.writer_process import Drain, LocalDrain, WriterProcess
 
 __all__ = ["Recorder", "episode_seed"]
@@ -57,7 +57,7 @@ class Recorder:
     def __init__(self, output_dir: Path, config: RecorderConfig) -> None:
         self.output_dir = output_dir
         self.config = config
-        self._encoders: Encoders = {}
+        self._codecs: Codecs = {}
         self._writers: list[WriterProcess] = []
         self._open: dict[int, Episode] = {}
         self._ended: deque[Episode] = deque()
@@ -149,12 +149,16 @@ class Recorder:
         return opened
 
     def _claim(self, paths: EpisodePaths, seed: int) -> Buffer:
-        compression = self.config.compression
         start = {
             "episode": paths.episode,
             "seed": seed,
             "start_time": datetime.now(UTC).isoformat(),
-            "compression": [compression, self.config.compression_level],
+            "compression": {
+                "name": self.config.compression,
+                "level": self.config.compression_level,
+                "adaptive": self.config.adaptive_compression,
+                "precision": dict(self.config.precision),
+            },
             "owner": Identity.own().to_json(),
         }
         where = self.config.buffer_dir or default_buffer_directory(paths.shard.parent)
@@ -173,7 +177,7 @@ class Recorder:
 
     def _drain(self, paths: EpisodePaths) -> Drain:
         if not self.config.async_write:
-            return LocalDrain(paths, self._encoders)
+            return LocalDrain(paths, self._codecs)
         if len(self._writers) < self.config.n_async_workers and all(
             writer.load for writer in self._writers
         ):

@@ -23,7 +23,7 @@ def is_sealed(part: Path, episode: int) -> bool:
 
 
 def salvage(part: Path, target: Shard, table: Table) -> int:
-    """Copy a table's whole chunks into `target`, which has the table already.
+    """Copy a table's whole chunks into `target`, which does not have the table yet.
 
     Returns
     -------
@@ -33,23 +33,23 @@ def salvage(part: Path, target: Shard, table: Table) -> int:
     with _opened(part) as file:
         group = file.get(f"{target.group.name}/{table.name}")
         if group is None:
+            target.add_table(table)
             return 0
-        pairs = [
-            (group[column.name], target.dataset(table.name, i))
-            for i, column in enumerate(table.columns)
-            if column.name in group
-        ]
-        chunks = min(_leading_chunks(source) for source, _ in pairs)
-        for source, copy in pairs:
-            _copy(source, copy, chunks)
-        for i in range(len(pairs), len(table.columns)):
-            target.dataset(table.name, i).resize(chunks * table.rows_per_chunk, axis=0)
+        target.adopt(table, group)
+        sources = [group[column.name] for column in table.columns if column.name in group]
+        chunks = min(_leading_chunks(source) for source in sources)
+        for i, source in enumerate(sources):
+            first = int(source.attrs.get("first_row", 0)) // source.chunks[0]
+            for chunk in range(first, chunks):
+                target.copy_chunk(table.name, i, chunk, source)
+        target.resize(table.name, chunks * table.rows_per_chunk)
+        target.add_table(table)
         return chunks
 
 
 def _leading_chunks(source: h5py.Dataset) -> int:
     """Return how many chunks are there from the first on, counting those a late column lacks."""
-    rows = source.chunks[0]
+    rows = int(source.chunks[0])
     count = int(source.attrs.get("first_row", 0)) // rows
     origin = (0,) * (source.ndim - 1)
     if source.size == 0:
@@ -58,21 +58,7 @@ def _leading_chunks(source: h5py.Dataset) -> int:
         if source.id.get_chunk_info_by_coord((count * rows, *origin)).byte_offset is None:
             break
         count += 1
-    return count
-
-
-def _copy(source: h5py.Dataset, copy: h5py.Dataset, chunks: int) -> None:
-    rows = source.chunks[0]
-    first = int(source.attrs.get("first_row", 0)) // rows
-    if first:
-        copy.attrs["first_row"] = source.attrs["first_row"]
-    copy.resize(chunks * rows, axis=0)
-    if source.size == 0:
-        return
-    for chunk in range(first, chunks):
-        origin = (chunk * rows,) + (0,) * (source.ndim - 1)
-        mask, data = source.id.read_direct_chunk(origin)
-        copy.id.write_direct_chunk(origin, data, mask)
+    return int(count)
 
 
 def _opened(part: Path) -> h5py.File:

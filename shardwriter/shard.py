@@ -8,90 +8,94 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+from isal import isal_zlib
 
-from shardwriter.codec import Deflater
+from shardwriter.compression import ColumnCodec, Compression, Pipeline
 from shardwriter.errors import FormatError, ShardDamaged
 from shardwriter.journal import Overlay, sync_directory
-from shardwriter.layout import EVENTS, FORMAT, FORMAT_VERSION, TABLES, episode_group
+from shardwriter.layout import EVENTS, FORMAT, FORMAT_VERSION, TABLES, TIMESTEPS, episode_group
 from shardwriter.schema import Column, Table, fill_value, readable_version
 
-__all__ = ["Compression", "Shard", "ShardDescription", "amended", "describe"]
+__all__ = ["Codecs", "Shard", "ShardDescription", "amended", "create", "describe", "publish"]
+
+Array = np.ndarray[Any, Any]
+Codecs = dict[tuple[str, str], ColumnCodec]
 
 _LIBVER = ("v110", "v114")  # SWMR needs v110; v114 keeps out what HDF5 1.14 cannot read
 
 
-@dataclass(frozen=True, slots=True)
-class Compression:
-    """How columns are compressed: ``gzip`` with a level, ``lzf``, or not at all."""
+def create(path: Path, episode: int) -> h5py.File:
+    """Create the file of an empty shard.
 
-    name: str | None
-    level: int = 4
+    Raises
+    ------
+    FileExistsError
+        The file exists.
+    """
+    file = h5py.File(path, "x", libver=_LIBVER)
+    file.attrs["format"] = FORMAT
+    file.attrs["format_version"] = FORMAT_VERSION
+    file.attrs["uuid"] = uuid.uuid4().hex
+    file.create_group(episode_group(episode))
+    return file
 
-    def dataset_options(self) -> dict[str, object]:
-        """Return what ``create_dataset`` needs to declare the filters."""
-        if self.name is None:
-            return {}
-        if self.name == "gzip":
-            return {"compression": "gzip", "compression_opts": self.level, "shuffle": True}
-        return {"compression": self.name, "shuffle": True}
+
+def append_to(path: Path) -> h5py.File:
+    """Open a closed part to append rows."""
+    return h5py.File(path, "r+", libver=_LIBVER)
+
+
+@dataclass(slots=True)
+class _StoredColumn:
+    """A column's dataset and codec, and the CRC-32 of the rows of each chunk written."""
+
+    name: str
+    dataset: h5py.Dataset
+    codec: ColumnCodec
+    digests: dict[int, int] = field(default_factory=dict)
 
 
 class Shard:
-    """A shard that is being written, as a part or under its temporary name.
+    """The tables of a shard that is being written, in whichever file holds them.
 
     Parameters
     ----------
-    file
-        The open file.
     episode
         The episode's id.
     compression
-        The filters of every column.
-    encoders
-        One encoder per column, kept by the caller from episode to episode.
+        How columns are compressed.
+    codecs
+        One codec per column, kept by the caller from episode to episode.
+    file
+        The open file.
     """
 
     def __init__(
-        self,
-        file: h5py.File,
-        episode: int,
-        compression: Compression,
-        encoders: dict[tuple[str, str], Deflater],
+        self, episode: int, compression: Compression, codecs: Codecs, file: h5py.File
     ) -> None:
-        self.file = file
-        self.group = file.require_group(episode_group(episode))
+        self._episode = episode
         self._compression = compression
-        self._encoders = encoders
-        self._datasets: dict[str, list[h5py.Dataset]] = {}
+        self._codecs = codecs
+        self._tables: dict[str, list[_StoredColumn]] = {}
+        self.bind(file)
 
-    @staticmethod
-    def create(path: Path, episode: int) -> h5py.File:
-        """Create the file of an empty shard.
+    def bind(self, file: h5py.File) -> None:
+        """Go on in another file that holds the same tables."""
+        self.file = file
+        self.group = file[episode_group(self._episode)]
+        for table, columns in self._tables.items():
+            for column in columns:
+                column.dataset = self.group[table][column.name]
 
-        Raises
-        ------
-        FileExistsError
-            The file exists.
-        """
-        file = h5py.File(path, "x", libver=_LIBVER)
-        file.attrs["format"] = FORMAT
-        file.attrs["format_version"] = FORMAT_VERSION
-        file.attrs["uuid"] = uuid.uuid4().hex
-        file.create_group(episode_group(episode))
-        return file
-
-    @staticmethod
-    def append_to(path: Path) -> h5py.File:
-        """Open a closed part to append rows."""
-        return h5py.File(path, "r+", libver=_LIBVER)
-
-    def add_table(self, table: Table, rows: int | None = None) -> None:
+    def add_table(
+        self, table: Table, rows: int | None = None, sample: tuple[Array, ...] | None = None
+    ) -> None:
         """Create the datasets of a table, or those of its columns that are new.
 
         Parameters
@@ -100,100 +104,144 @@ class Shard:
             The table; columns that the file has already are left alone.
         rows
             The final number of rows, where known: small tables then take small chunks.
+        sample
+            Rows of every column, from which an adaptive codec is chosen.
         """
         group = self.group.require_group(table.name)
-        first = len(self._rows_of(group))
+        columns = self._tables.setdefault(table.name, [])
+        first = len(columns[0].dataset) if columns else 0
         chunk_rows = table.rows_per_chunk if rows is None else min(table.rows_per_chunk, rows)
-        self._datasets[table.name] = [
-            group[column.name]
-            if column.name in group
-            else self._create(group, column, max(chunk_rows, 1), first)
-            for column in table.columns
-        ]
+        for i in range(len(columns), len(table.columns)):
+            column = table.columns[i]
+            codec = self._codec(table.name, column, None if sample is None else sample[i])
+            dataset = _create_column(group, column, max(chunk_rows, 1), first, codec)
+            columns.append(_StoredColumn(column.name, dataset, codec))
 
-    def _rows_of(self, group: h5py.Group) -> range:
-        return range(len(group["timesteps"]) if "timesteps" in group else 0)
+    def adopt(self, table: Table, source: h5py.Group) -> None:
+        """Create the datasets that another file's table has, with the same filters."""
+        columns = self._tables.setdefault(table.name, [])
+        group = self.group.require_group(table.name)
+        for column in table.columns[: len(source)]:
+            given = source[column.name]
+            codec = ColumnCodec(Pipeline.of(given), given.attrs.get("precision"))
+            first = int(given.attrs.get("first_row", 0))
+            dataset = _create_column(group, column, given.chunks[0], first, codec)
+            columns.append(_StoredColumn(column.name, dataset, codec))
 
-    def _create(self, group: h5py.Group, column: Column, rows: int, first: int) -> h5py.Dataset:
-        text = column.dtype.kind == "S"
-        dataset = group.create_dataset(
-            column.name,
-            shape=(first, *column.shape),
-            maxshape=(None, *column.shape),
-            chunks=(rows, *(max(n, 1) for n in column.shape)),
-            dtype=h5py.string_dtype("utf-8", column.dtype.itemsize) if text else column.dtype,
-            fillvalue=fill_value(column.dtype),
-            **self._compression.dataset_options(),
-        )
-        if first:
-            dataset.attrs["first_row"] = first
-        return dataset
+    def _codec(self, table: str, column: Column, sample: Array | None) -> ColumnCodec:
+        key = (table, column.name)
+        codec = self._codecs.get(key)
+        if codec is None:
+            codec = self._compression.codec(table, column, sample)
+            if sample is not None or not self._compression.adaptive:
+                self._codecs[key] = codec
+        return codec
 
-    def tables(self) -> list[str]:
-        """Return the names of the tables that the file has."""
-        return list(self._datasets)
-
-    def has(self, table: Table) -> bool:
+    def __contains__(self, table: Table) -> bool:
         """Tell whether the file has every column of a table."""
-        return len(self._datasets.get(table.name, ())) == len(table.columns)
+        return len(self._tables.get(table.name, ())) == len(table.columns)
 
-    def write_chunk(
-        self, name: str, chunk: int, columns: tuple[np.ndarray[Any, Any], ...], rows: int
-    ) -> None:
+    def write_chunk(self, table: str, chunk: int, blocks: tuple[Array, ...], rows: int) -> None:
         """Write one chunk of every column of a table; writing it again replaces it.
 
         Parameters
         ----------
-        name
-            The table.
+        table
+            The table's name.
         chunk
             Number of the chunk.
-        columns
+        blocks
             One array ``(rows_per_chunk, *shape)`` per column.
         rows
             Rows of the arrays that count; the rest of the chunk is filled with zeros.
         """
-        for dataset, block in zip(self._datasets[name], columns, strict=True):
+        for column, block in zip(self._tables[table], blocks, strict=True):
+            dataset = column.dataset
             chunk_rows = dataset.chunks[0]
             start = chunk * chunk_rows
             if len(dataset) < start + rows:
                 dataset.resize(start + rows, axis=0)
             if dataset.size == 0:
                 continue
-            if self._compression.name == "lzf":
-                dataset[start : start + rows] = block[:rows]
+            values = np.ascontiguousarray(column.codec.rounded(block[:rows]))
+            column.digests[chunk] = isal_zlib.crc32(_octets(values))
+            if column.codec.encode is None:
+                dataset[start : start + rows] = values.view(dataset.dtype)  # text is UTF-8
                 continue
             origin = (start,) + (0,) * (block.ndim - 1)
-            whole = _whole_chunk(block, rows, chunk_rows)
-            dataset.id.write_direct_chunk(origin, self._encoded(name, dataset, whole))
+            data = column.codec.encode(_filled(values, chunk_rows))
+            dataset.id.write_direct_chunk(origin, data)
 
-    def chunk_sums(self, name: str, column: int, chunks: int) -> dict[int, float]:
+    def copy_chunk(self, table: str, column: int, chunk: int, source: h5py.Dataset) -> None:
+        """Copy a whole chunk as it is compressed from a dataset of the same filters."""
+        stored = self._tables[table][column]
+        rows = source.chunks[0]
+        start = chunk * rows
+        if len(stored.dataset) < start + rows:
+            stored.dataset.resize(start + rows, axis=0)
+        if source.size == 0:
+            return
+        origin = (start,) + (0,) * (source.ndim - 1)
+        mask, data = source.id.read_direct_chunk(origin)
+        stored.dataset.id.write_direct_chunk(origin, data, mask)
+        stored.digests[chunk] = isal_zlib.crc32(_octets(source[start : start + rows]))
+
+    def resize(self, table: str, rows: int) -> None:
+        """Set the number of rows of every column of a table."""
+        for column in self._tables[table]:
+            column.dataset.resize(rows, axis=0)
+
+    def sums(self, table: str, column: int, chunks: int) -> dict[int, float]:
         """Return the sum of a column's values in each of its first chunks."""
-        dataset = self._datasets[name][column]
+        dataset = self._tables[table][column].dataset
         rows = dataset.chunks[0]
         return {i: float(np.sum(dataset[i * rows : (i + 1) * rows])) for i in range(chunks)}
 
-    def dataset(self, name: str, column: int) -> h5py.Dataset:
-        """Return the dataset of a table's column."""
-        return self._datasets[name][column]
+    def write_digests(self) -> None:
+        """Keep with every column what ``verify`` needs: a CRC-32 over those of its chunks.
 
-    def _encoded(self, name: str, dataset: h5py.Dataset, block: np.ndarray[Any, Any]) -> Any:
-        if self._compression.name is None:
-            return block
-        key = (name, dataset.name.rpartition("/")[2])
-        encoder = self._encoders.get(key)
-        if encoder is None:
-            encoder = self._encoders[key] = Deflater(self._compression.level)
-        return encoder(block)
+        The digest is the CRC-32 of the chunks' own CRC-32s (of their rows' bytes), each 4
+        bytes little-endian, in order; chunks that a late column lacks are left out.
+        """
+        for columns in self._tables.values():
+            for column in columns:
+                parts = [column.digests[i].to_bytes(4, "little") for i in sorted(column.digests)]
+                column.dataset.attrs["crc32"] = np.uint32(isal_zlib.crc32(b"".join(parts)))
 
 
-def _whole_chunk(block: np.ndarray[Any, Any], rows: int, chunk_rows: int) -> np.ndarray[Any, Any]:
-    """Return the first `rows` rows of a block as a chunk, with zeros for the rest."""
-    if rows == chunk_rows:
-        return block[:rows]
-    whole = np.zeros((chunk_rows, *block.shape[1:]), block.dtype)
-    whole[:rows] = block[:rows]
+def _create_column(
+    group: h5py.Group, column: Column, chunk_rows: int, first: int, codec: ColumnCodec
+) -> h5py.Dataset:
+    text = column.dtype.kind == "S"
+    dataset = group.create_dataset(
+        column.name,
+        shape=(first, *column.shape),
+        maxshape=(None, *column.shape),
+        chunks=(chunk_rows, *(max(n, 1) for n in column.shape)),
+        dtype=h5py.string_dtype("utf-8", column.dtype.itemsize) if text else column.dtype,
+        fillvalue=fill_value(column.dtype),
+        **codec.pipeline.dataset_options(),
+    )
+    if first:
+        dataset.attrs["first_row"] = first
+    if codec.precision is not None:
+        dataset.attrs["precision"] = codec.precision
+    if codec.reason:
+        dataset.attrs["compression_choice"] = codec.reason
+    return dataset
+
+
+def _filled(values: Array, rows: int) -> Array:
+    """Return values as the rows of a whole chunk, with zeros after them."""
+    if len(values) == rows:
+        return values
+    whole = np.zeros((rows, *values.shape[1:]), values.dtype)
+    whole[: len(values)] = values
     return whole
+
+
+def _octets(values: Array) -> Array:
+    return values.reshape(-1).view(np.uint8)
 
 
 @contextmanager

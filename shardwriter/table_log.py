@@ -45,18 +45,34 @@ class TableLog:
         Its columns after ``timesteps``.
     """
 
-    __slots__ = ("_counter", "_limit", "_row", "_slots", "_store", "_views", "rows", "table")
+    __slots__ = (
+        "_base",
+        "_counter",
+        "_fields",
+        "_limit",
+        "_row",
+        "_slots",
+        "_store",
+        "_timesteps",
+        "table",
+    )
 
-    _row: int
-    _views: tuple[Array, ...]
+    _base: int  # rows before the current slot
+    _row: int  # next row of the current slot
+    _timesteps: Array
+    _fields: tuple[Array, ...]
 
     def __init__(self, store: Store, name: str, columns: Sequence[Column]) -> None:
         self._store = store
         self.table = Table.of(name, tuple(columns), store.chunk_rows)
-        self.rows = 0
         new = store.buffer.add_tables([self.table], [store.n_slots], [0])
-        self._use(new.slots[0])
+        self._use(new.slots[0], 0)
         new.commit()
+
+    @property
+    def rows(self) -> int:
+        """Rows logged so far."""
+        return self._base + self._row
 
     def append(self, timestep: int, values: Sequence[Any]) -> None:
         """Append one row; it exists once this returns.
@@ -71,15 +87,25 @@ class TableLog:
         row = self._row
         if row == 0:
             self._claim_slot()
-        views = self._views
-        views[0][row] = timestep
-        for view, value in zip(views[1:], values, strict=False):
-            view[row] = value
+        self._timesteps[row] = timestep
+        for field, value in zip(self._fields, values):  # noqa: B905  (checked; strict costs time)
+            field[row] = value
         self._row = row = row + 1
-        self.rows += 1
-        self._counter[0] = self.rows
+        self._counter[0] = self._base + row
         if row == self._limit:
             self._hand_over()
+
+    def append_group(self, timestep: int, values: Array) -> None:
+        """Append rows of one timestep to a table of one field, shape ``(count,)``."""
+        row = self._row
+        end = row + len(values)
+        if row == 0 or end >= self._limit:
+            self.extend(timestep, (values,), len(values))
+            return
+        self._timesteps[row:end] = timestep
+        self._fields[0][row:end] = values
+        self._row = end
+        self._counter[0] = self._base + end
 
     def extend(self, timesteps: int | Array, values: Sequence[Array], count: int) -> None:
         """Append `count` rows at the speed of memory.
@@ -96,18 +122,17 @@ class TableLog:
             row = self._row
             if row == 0:
                 self._claim_slot()
-            n = min(count - done, self._limit - row)
-            views = self._views
-            views[0][row : row + n] = (
-                timesteps if isinstance(timesteps, int) else timesteps[done : done + n]
+            end = min(row + count - done, self._limit)
+            stop = done + end - row
+            self._timesteps[row:end] = (
+                timesteps if isinstance(timesteps, int) else timesteps[done:stop]
             )
-            for view, block in zip(views[1:], values, strict=True):
-                view[row : row + n] = block[done : done + n]
-            self._row = row + n
-            self.rows += n
-            self._counter[0] = self.rows
-            done += n
-            if self._row == self._limit:
+            for field, block in zip(self._fields, values, strict=True):
+                field[row:end] = block[done:stop]
+            done = stop
+            self._row = end
+            self._counter[0] = self._base + end
+            if end == self._limit:
                 self._hand_over()
 
     def add_columns(self, columns: Sequence[Column]) -> None:
@@ -116,37 +141,42 @@ class TableLog:
         Waits until the writer has every full slot on disk, then moves the rest of the rows to
         wider slots.
         """
-        chunk = self.rows // self._limit
+        rows = self.rows
+        chunk, held = divmod(rows, self._limit)
         if chunk:
             self._store.drain.wait_until_free(self.table.name, chunk - 1)
         wider = self.table.with_columns(tuple(columns))
-        new = self._store.buffer.add_tables([wider], [self._store.n_slots], [self.rows])
+        new = self._store.buffer.add_tables([wider], [self._store.n_slots], [rows])
         slots = new.slots[0]
-        held = self.rows % self._limit
-        views = slots.slots[chunk % len(slots.slots)]
-        old_views = self._slots.slots[chunk % len(self._slots.slots)]
-        for view, old in zip(views, old_views, strict=False):
+        target = slots.slots[chunk % len(slots.slots)]
+        for view, old in zip(target, (self._timesteps, *self._fields), strict=False):
             view[:held] = old[:held]
-        for view, column in zip(views[len(self.table.columns) :], columns, strict=True):
+        for view, column in zip(target[len(self.table.columns) :], columns, strict=True):
             view[:held] = fill_value(column.dtype)
         self.table = wider
-        self._use(slots)
+        self._use(slots, rows)
         new.commit()
 
-    def _use(self, slots: TableSlots) -> None:
+    def _use(self, slots: TableSlots, rows: int) -> None:
         self._slots = slots
         self._counter = slots.counter
         self._limit = self.table.rows_per_chunk
-        self._row = self.rows % self._limit
-        self._views = slots.slots[self.rows // self._limit % len(slots.slots)]
+        self._row = rows % self._limit
+        self._base = rows - self._row
+        self._enter_slot()
+
+    def _enter_slot(self) -> None:
+        slots = self._slots.slots
+        self._timesteps, *fields = slots[self._base // self._limit % len(slots)]
+        self._fields = tuple(fields)
 
     def _claim_slot(self) -> None:
-        chunk = self.rows // self._limit
-        slots = self._slots.slots
-        if chunk >= len(slots):
-            self._store.drain.wait_until_free(self.table.name, chunk - len(slots))
-        self._views = slots[chunk % len(slots)]
+        chunk = self._base // self._limit
+        if chunk >= len(self._slots.slots):
+            self._store.drain.wait_until_free(self.table.name, chunk - len(self._slots.slots))
+        self._enter_slot()
 
     def _hand_over(self) -> None:
         self._row = 0
-        self._store.drain.hand_over(self.table.name, self.rows // self._limit - 1)
+        self._base += self._limit
+        self._store.drain.hand_over(self.table.name, self._base // self._limit - 1)

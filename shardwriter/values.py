@@ -66,7 +66,7 @@ def as_timestep(value: Any) -> int:
         It is not an integer of at most 64 bits.
     """
     try:
-        timestep = int(operator.index(value))
+        timestep: int = operator.index(value)
     except TypeError as error:
         raise ValueProblem("an int", f"{type(value).__name__} {value!r}") from error
     if not -(2**63) <= timestep < 2**63:

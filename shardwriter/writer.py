@@ -7,7 +7,7 @@ are flushed into the part.
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,18 +16,16 @@ from typing import Any
 import numpy as np
 
 from shardwriter.buffer import Buffer, TableSlots
-from shardwriter.codec import Deflater
+from shardwriter.compression import Compression
 from shardwriter.errors import EpisodeBusy
 from shardwriter.groups import write_attributes, write_tree
 from shardwriter.journal import replay
 from shardwriter.layout import REWARDS, SPIKES, EpisodePaths
 from shardwriter.salvage import is_sealed, salvage
-from shardwriter.shard import Compression, Shard, amended, publish
+from shardwriter.shard import Codecs, Shard, amended, append_to, create, publish
 from shardwriter.tree import Leaf, unpack
 
 __all__ = ["EpisodeWriter", "Sealed"]
-
-Encoders = dict[tuple[str, str], Deflater]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +50,8 @@ class EpisodeWriter:
     ----------
     paths
         The episode's files.
-    encoders
-        Encoders by table and column, kept by the caller from episode to episode.
+    codecs
+        Codecs by table and column, kept by the caller from episode to episode.
     wait
         Wait for another process that writes this shard, instead of raising.
 
@@ -65,9 +63,9 @@ class EpisodeWriter:
         The buffer, or a part left by a killed writer, cannot be read.
     """
 
-    def __init__(self, paths: EpisodePaths, encoders: Encoders, *, wait: bool = False) -> None:
+    def __init__(self, paths: EpisodePaths, codecs: Codecs, *, wait: bool = False) -> None:
         self._paths = paths
-        self._encoders = encoders
+        self._codecs = codecs
         self._buffer = Buffer.open(paths.buffer)
         if not self._buffer.lock(wait=wait):
             raise EpisodeBusy(paths.episode, paths.buffer)
@@ -82,14 +80,14 @@ class EpisodeWriter:
         self._lost: dict[str, int] = {}
         self._read_records()
         self.episode = paths.episode
-        self._compression = Compression(*self._start["compression"])
+        self._compression = Compression(**self._start["compression"])
         if paths.part.exists() or paths.journal.exists():
             self._take_over()
 
     def drain(self, name: str, chunk: int) -> None:
         """Write and flush a full slot; the slot is free when this returns."""
         self._read_records()
-        shard = self._part()
+        shard = self._part([name])
         self._write_chunk(shard, name, chunk, self._tables[name].table.rows_per_chunk)
         shard.file.flush()
         self._written[name] = chunk + 1
@@ -97,7 +95,7 @@ class EpisodeWriter:
     def flush(self) -> None:
         """Write and flush the rows of slots that are not full yet."""
         self._read_records()
-        shard = self._part()
+        shard = self._part(self._tables)
         for name in self._tables:
             self._write_rest(shard, name)
         shard.file.flush()
@@ -115,7 +113,7 @@ class EpisodeWriter:
         elif self._shard is None:
             finished = self._write_whole(rows)
         else:
-            finished = self._finish_part(self._part())
+            finished = self._finish_part(self._part(self._tables))
         publish(finished, self._paths.shard)
         self._buffer.unlink()
         return Sealed(self.episode, self._paths.shard, self._status(), rows, self._lost)
@@ -147,45 +145,49 @@ class EpisodeWriter:
 
     # -- writing --------------------------------------------------------------------------
 
-    def _part(self) -> Shard:
-        """Return the part, with every table and column known now."""
+    def _part(self, needed: Iterable[str]) -> Shard:
+        """Return the part, with the tables that are needed now.
+
+        An adaptive codec is chosen from a table's own data, so its datasets wait for them; else
+        every known table is made at once.
+        """
+        if not self._compression.adaptive:
+            needed = self._tables
+        missing = [
+            self._tables[name]
+            for name in needed
+            if self._shard is None or self._tables[name].table not in self._shard
+        ]
         if self._shard is None:
-            self._shard = self._create(self._paths.temporary)
-            for slots in self._tables.values():
-                self._shard.add_table(slots.table)
+            self._shard = self._create()
+            self._add_tables(self._shard, missing)
             self._publish_part(self._shard)
-        elif not all(self._shard.has(slots.table) for slots in self._tables.values()):
-            self._amend(self._shard, self._add_missing_tables)
-            self._shard = self._reopened()
+        elif missing:
+            shard = self._shard
+            self._amend(shard, lambda: self._add_tables(shard, missing))
+            shard.bind(append_to(self._paths.part))
+            shard.file.swmr_mode = True
         return self._shard
 
-    def _create(self, path: Path) -> Shard:
-        path.unlink(missing_ok=True)
-        file = Shard.create(path, self.episode)
-        return Shard(file, self.episode, self._compression, self._encoders)
+    def _create(self) -> Shard:
+        self._paths.temporary.unlink(missing_ok=True)
+        file = create(self._paths.temporary, self.episode)
+        return Shard(self.episode, self._compression, self._codecs, file)
 
     def _publish_part(self, shard: Shard) -> None:
         shard.file.swmr_mode = True
         shard.file.flush()
         self._paths.temporary.replace(self._paths.part)
 
-    def _reopened(self) -> Shard:
-        shard = Shard(
-            Shard.append_to(self._paths.part), self.episode, self._compression, self._encoders
-        )
-        for slots in self._tables.values():
-            shard.add_table(slots.table)
-        shard.file.swmr_mode = True
-        return shard
-
-    def _amend(self, shard: Shard, change: Callable[[Shard], None]) -> None:
+    def _amend(self, shard: Shard, change: Callable[[], None]) -> None:
         shard.file.close()
         with amended(self._paths.part, self._paths.journal) as file:
-            change(Shard(file, self.episode, self._compression, self._encoders))
+            shard.bind(file)
+            change()
 
-    def _add_missing_tables(self, shard: Shard) -> None:
-        for slots in self._tables.values():
-            shard.add_table(slots.table)
+    def _add_tables(self, shard: Shard, tables: Iterable[TableSlots]) -> None:
+        for slots in tables:
+            shard.add_table(slots.table, sample=slots.newest())
 
     def _write_chunk(self, shard: Shard, name: str, chunk: int, rows: int) -> None:
         slots = self._tables[name].slots
@@ -207,9 +209,9 @@ class EpisodeWriter:
     # -- sealing --------------------------------------------------------------------------
 
     def _write_whole(self, rows: Mapping[str, int]) -> Path:
-        shard = self._create(self._paths.temporary)
+        shard = self._create()
         for name, slots in self._tables.items():
-            shard.add_table(slots.table, rows[name])
+            shard.add_table(slots.table, rows[name], slots.newest())
             self._write_rest(shard, name)
         self._describe(shard)
         shard.file.close()
@@ -219,12 +221,13 @@ class EpisodeWriter:
         for name in self._tables:
             self._write_rest(shard, name)
         shard.file.flush()
-        self._amend(shard, self._describe)
+        self._amend(shard, lambda: self._describe(shard))
         self._shard = None
         return self._paths.part
 
     def _describe(self, shard: Shard) -> None:
         """Write everything about the episode that is not a table."""
+        shard.write_digests()
         for leaves in self._static:
             write_tree(shard.group, leaves)
         spikes = self._tables.get(SPIKES)
@@ -259,9 +262,8 @@ class EpisodeWriter:
         if is_sealed(paths.part, self.episode):
             self._is_sealed = True
             return
-        shard = self._create(paths.temporary)
+        shard = self._create()
         for name, slots in self._tables.items():
-            shard.add_table(slots.table)
             kept = salvage(paths.part, shard, slots.table)
             rows = slots.table.rows_per_chunk
             overwritten = max(0, slots.rows // rows - len(slots.slots) + 1)
@@ -269,6 +271,6 @@ class EpisodeWriter:
                 self._lost[name] = slots.rows - kept * rows
             self._written[name] = min(kept, overwritten)
             if name == REWARDS:
-                self._rewards = shard.chunk_sums(name, 1, self._written[name])
+                self._rewards = shard.sums(name, 1, self._written[name])
         self._publish_part(shard)
         self._shard = shard

@@ -13,7 +13,8 @@ from typing import Any, Protocol, TypeVar, cast
 from shardwriter.errors import ShardWriterError, WriterFailed
 from shardwriter.layout import EpisodePaths
 from shardwriter.process import Child, Parent, ignore_signals
-from shardwriter.writer import Encoders, EpisodeWriter, Sealed
+from shardwriter.shard import Codecs
+from shardwriter.writer import EpisodeWriter, Sealed
 
 __all__ = ["Drain", "LocalDrain", "RemoteDrain", "WriterProcess"]
 
@@ -48,9 +49,9 @@ class Drain(Protocol):
 class LocalDrain:
     """Writes in the calling thread."""
 
-    def __init__(self, paths: EpisodePaths, encoders: Encoders) -> None:
+    def __init__(self, paths: EpisodePaths, codecs: Codecs) -> None:
         self._paths = paths
-        self._encoders = encoders
+        self._codecs = codecs
         self._writer: EpisodeWriter | None = None
         self._sealed: Sealed | None = None
 
@@ -82,7 +83,7 @@ class LocalDrain:
     def _do(self, action: Callable[[EpisodeWriter], T]) -> T:
         try:
             if self._writer is None:
-                self._writer = EpisodeWriter(self._paths, self._encoders)
+                self._writer = EpisodeWriter(self._paths, self._codecs)
             return action(self._writer)
         except (OSError, RuntimeError) as error:
             raise WriterFailed(self._paths.episode, self._paths.shard, str(error)) from error
@@ -267,7 +268,7 @@ class _Server:
     def __init__(self, parent: Parent) -> None:
         self._parent = parent
         self._writers: dict[int, EpisodeWriter] = {}
-        self._encoders: Encoders = {}
+        self._codecs: Codecs = {}
 
     def run(self) -> None:
         """Serve until the parent ends, then seal what it left open."""
@@ -292,7 +293,7 @@ class _Server:
     def _handle(self, kind: str, *rest: Any) -> None:
         if kind == "open":
             directory, episode = rest
-            self._writers[episode] = EpisodeWriter(EpisodePaths(directory, episode), self._encoders)
+            self._writers[episode] = EpisodeWriter(EpisodePaths(directory, episode), self._codecs)
             return
         episode = rest[0]
         if episode not in self._writers:

@@ -4,8 +4,6 @@ Lengths are centimetres, times milliseconds, angles radians. The invariant: the 
 inside the walls, and there are always `ArenaConfig.patches` patches.
 """
 
-from __future__ import annotations
-
 import cmath
 import math
 from dataclasses import dataclass
@@ -24,7 +22,7 @@ class ArenaConfig:
     size_cm: float = 100.0
     patches: int = 10
     reach_cm: float = 4.0
-    odour_length_cm: float = 15.0
+    odour_length_cm: float = 20.0
 
     def __post_init__(self) -> None:
         """Refuse an arena in which no patch can be placed or found."""

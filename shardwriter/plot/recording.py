@@ -1,0 +1,187 @@
+"""What a picture shows, read from an episode.
+
+Invariant: potentials are read for a short window only, however long the episode.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from shardwriter.plot.style import PALETTE
+from shardwriter.recorded_episode import RecordedEpisode
+
+__all__ = ["Recording", "read_recording"]
+
+Array = np.ndarray[Any, Any]
+
+_DETAIL_STEPS = 400
+_MOST_TRACES = 6
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recording:
+    """All that a picture needs; an absent group is None or empty."""
+
+    title: str
+    units: Mapping[str, str]
+    populations: Mapping[str, tuple[int, int]]
+    first: int
+    stop: int
+    spikes: Mapping[str, Array]
+    rewards: Mapping[str, Array]
+    changes: Mapping[str, Array]
+    path_name: str
+    path_times: Array
+    path: Array
+    detail: tuple[int, int]
+    trace_name: str
+    trace_times: Array
+    traces: Mapping[int, Array]
+
+    @property
+    def has_long_span(self) -> bool:
+        """Whether the potentials need a closer look than the other panels."""
+        return self.detail != (self.first, self.stop)
+
+    @property
+    def hertz(self) -> float | None:
+        """Events per timestep times this are events per second; None without a time unit."""
+        return {"ms": 1e3, "s": 1.0}.get(self.units.get("timestep", ""))
+
+    def clock(self, timesteps: Any) -> Any:
+        """Scale timesteps to what the time axis shows."""
+        return np.asarray(timesteps) * (1e-3 if self.shows_seconds else 1.0)
+
+    @property
+    def shows_seconds(self) -> bool:
+        """Whether the time axis is in seconds though timesteps are milliseconds."""
+        return self.units.get("timestep") == "ms" and self.stop - self.first > 2000
+
+    @property
+    def time_label(self) -> str:
+        """Return the label of the time axis."""
+        unit = "s" if self.shows_seconds else self.units.get("timestep")
+        return f"time ({unit})" if unit else "timestep"
+
+    def label(self, field: str, text: str | None = None) -> str:
+        """Return a field's name with its unit, where it has one."""
+        unit = self.units.get(field)
+        name = text or field.replace("_", " ")
+        return f"{name} ({unit})" if unit else name
+
+
+def read_recording(episode: RecordedEpisode, start: int | None, stop: int | None) -> Recording:
+    """Read what a picture of ``start <= timestep < stop`` shows."""
+    spikes = episode.get_spikes(start, stop)
+    rewards = episode.get_rewards(start, stop)
+    changes = episode.get_weight_changes(start, stop)
+    behavior = episode.get_behavior(start, stop)
+    static = episode.get_static_data()
+    populations = _populations(static.get("populations"))
+    groups = (spikes, rewards, changes, behavior)
+    times = np.concatenate([group["timesteps"] for group in groups])
+    if len(times) == 0:
+        times = episode.get_neural_states(start, stop)["timesteps"]
+    first = int(times.min()) if len(times) else start or 0
+    last = int(times.max()) + 1 if len(times) else first + 1
+    detail = _detail(first, last, rewards["timesteps"])
+    trace_name, trace_times, traces = _traces(episode, detail, spikes, populations)
+    path_name, path = _path(behavior)
+    return Recording(
+        title=_title(episode),
+        units=_units(static.get("units")),
+        populations=populations,
+        first=first,
+        stop=last,
+        spikes=spikes,
+        rewards=rewards,
+        changes=changes,
+        path_name=path_name,
+        path_times=behavior["timesteps"],
+        path=path,
+        detail=detail,
+        trace_name=trace_name,
+        trace_times=trace_times,
+        traces=traces,
+    )
+
+
+def _title(episode: RecordedEpisode) -> str:
+    facts = episode.get_metadata()
+    parts = [f"episode {episode.id}", str(facts.get("status", ""))]
+    for key, text in (("total_timesteps", "timesteps"), ("total_spikes", "spikes")):
+        if facts.get(key):
+            parts.append(f"{facts[key]:,} {text}")
+    if facts.get("total_reward"):
+        parts.append(f"reward {facts['total_reward']:g}")
+    return " · ".join(part for part in parts if part)
+
+
+def _units(value: Any) -> dict[str, str]:
+    return {k: v for k, v in value.items() if isinstance(v, str)} if isinstance(value, dict) else {}
+
+
+def _populations(value: Any) -> dict[str, tuple[int, int]]:
+    """Return `value` as populations in the order of their ids, or nothing if it is not that."""
+    if not isinstance(value, dict) or not 0 < len(value) <= len(PALETTE):
+        return {}
+    ranges = {name: np.asarray(bounds) for name, bounds in value.items()}
+    if any(b.shape != (2,) or b.dtype.kind not in "iu" for b in ranges.values()):
+        return {}
+    return {
+        name: (int(b[0]), int(b[1])) for name, b in sorted(ranges.items(), key=lambda kv: kv[1][0])
+    }
+
+
+def _detail(first: int, last: int, rewarded: Array) -> tuple[int, int]:
+    """Choose the window of the potentials: all, or the surroundings of a reward."""
+    if last - first <= 4 * _DETAIL_STEPS:
+        return first, last
+    middle = (first + last) // 2
+    if len(rewarded):
+        middle = int(rewarded[np.abs(rewarded - middle).argmin()])
+    begin = min(max(first, middle - _DETAIL_STEPS // 2), last - _DETAIL_STEPS)
+    return begin, begin + _DETAIL_STEPS
+
+
+def _path(behavior: Mapping[str, Array]) -> tuple[str, Array]:
+    """Find the field that is a position in two or three dimensions."""
+    vectors = [
+        name
+        for name, values in behavior.items()
+        if values.ndim == 2 and values.shape[1] in (2, 3) and len(values) > 1
+    ]
+    vectors.sort(key=lambda name: "pos" not in name)
+    if not vectors or "pos" not in vectors[0]:
+        return "", np.zeros((0, 2))
+    return vectors[0], behavior[vectors[0]]
+
+
+def _traces(
+    episode: RecordedEpisode,
+    window: tuple[int, int],
+    spikes: Mapping[str, Array],
+    populations: Mapping[str, tuple[int, int]],
+) -> tuple[str, Array, dict[int, Array]]:
+    """Read the potentials of a few neurons: the liveliest of each population."""
+    states = episode.get_neural_states(*window)
+    fields = [k for k, v in states.items() if v.ndim == 2 and v.dtype.kind == "f" and v.size]
+    fields.sort(key=lambda name: "potential" not in name)
+    if not fields:
+        return "", states["timesteps"], {}
+    values = states[fields[0]]
+    count = values.shape[1]
+    inside = (spikes["timesteps"] >= window[0]) & (spikes["timesteps"] < window[1])
+    ids = spikes["neuron_ids"][inside]
+    fired = np.bincount(ids[ids < count], minlength=count)
+    parts = list(populations.values()) or _parts(count)
+    chosen = [a + int(fired[a:b].argmax()) for a, b in parts if a < b <= count][:_MOST_TRACES]
+    return fields[0], states["timesteps"], {neuron: values[:, neuron] for neuron in chosen}
+
+
+def _parts(count: int) -> list[tuple[int, int]]:
+    edges = np.linspace(0, count, min(count, _MOST_TRACES) + 1).astype(int).tolist()
+    return list(pairwise(edges))
