@@ -100,19 +100,21 @@ def _measure(variant: Variant, name: str, folder: Path, quiet_s: float) -> Measu
 def table(rounds: Rounds) -> list[dict[str, Any]]:
     """Reduce the rounds of one variant to medians, one row per recorder.
 
-    Ratios to the ceiling and to the peer are taken within each round first.
+    Ratios to the ceiling and to the peer are taken within each round first. Measurements that
+    other processes disturbed do not count, where there are undisturbed ones.
     """
     return [_row(name, rounds) for name in rounds[0]]
 
 
 def _row(name: str, rounds: Rounds) -> dict[str, Any]:
     def middle(figure: Callable[[Measurement], float]) -> float:
-        return median(figure(by_name[name]) for by_name in rounds)
+        return median(figure(by_name[name]) for by_name in _quiet(rounds, name))
 
     def ratio_to(other: str) -> float | None:
         if other not in rounds[0]:
             return None
-        return median(by[name].steps_per_s / by[other].steps_per_s for by in rounds)
+        both = _quiet(rounds, name, other)
+        return median(by[name].steps_per_s / by[other].steps_per_s for by in both)
 
     return {
         "recorder": name,
@@ -128,7 +130,14 @@ def _row(name: str, rounds: Rounds) -> dict[str, Any]:
         "cpu_us_per_step": middle(lambda m: 1e6 * m.cpu_s / m.n_steps),
         "peak_rss_mb": middle(lambda m: m.peak_rss_bytes / 1e6),
         "foreign_cores": middle(lambda m: m.foreign_cores),
+        "n_quiet_rounds": len(_quiet(rounds, name)),
     }
+
+
+def _quiet(rounds: Rounds, *names: str) -> Rounds:
+    """Leave out rounds in which other processes were busy, unless none would be left."""
+    chosen = [by for by in rounds if all(by[n].foreign_cores <= BUSY_CORES for n in names)]
+    return chosen or rounds
 
 
 COLUMNS: list[tuple[str, str, Callable[[Any], str]]] = [
@@ -155,7 +164,7 @@ def spell(variant: Variant, rows: list[dict[str, Any]]) -> str:
         f"{variant.sample_every} steps, {variant.n_steps:,} steps"
     )
     busy = [row["recorder"] for row in rows if row["foreign_cores"] > BUSY_CORES]
-    note = f"\nOther processes used > {BUSY_CORES} cores during {', '.join(busy)}." if busy else ""
+    note = f"\n\nDisturbed (others used > {BUSY_CORES} cores): {', '.join(busy)}" if busy else ""
     return f"\n{title}\n\n{markdown([title for _, title, _ in COLUMNS], cells)}{note}"
 
 
@@ -182,12 +191,15 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--recorders", help=f"default: all of {','.join(RECORDERS)}")
     parser.add_argument("--rounds", type=int, help="default: 5, or 1 with --quick")
     parser.add_argument("--quick", action="store_true", help="A1k only, a tenth of the steps")
+    parser.add_argument("--quiet-s", type=float, help="wait so long for a quiet machine; 4, or 0")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
     parser.add_argument("--dir", type=Path, help="where to record, on the disk to be measured")
     options = parser.parse_args(argv)
     options.variants = _chosen(parser, options.variants, VARIANTS, ["A1k"] if options.quick else [])
     options.recorders = _chosen(parser, options.recorders, RECORDERS, [])
     options.rounds = options.rounds or (1 if options.quick else 5)
+    if options.quiet_s is None:
+        options.quiet_s = 0.0 if options.quick else 4.0
     return options
 
 
@@ -215,7 +227,7 @@ def main(argv: list[str] | None = None) -> int:
             options.recorders,
             rounds=options.rounds,
             folder=folder,
-            quiet_s=0.0 if options.quick else 4.0,
+            quiet_s=options.quiet_s,
         )
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -108,7 +108,7 @@ def _write_episode(file: h5py.File, episode: EpisodePlan) -> None:
     for dataset in episode.datasets:
         _create_virtual(file, dataset)
     if episode.copied:
-        with h5py.File(episode.shard.path, "r", locking=False) as source:
+        with h5py.File(episode.shard.path, "r") as source:
             for name in episode.copied:
                 _copy(source[episode.group], name, group, name, episode.source)
 
@@ -118,7 +118,7 @@ def _copy_experiment(directory: Path, file: h5py.File, folder: Path) -> None:
     root = directory / EXPERIMENT
     for path in sorted(root.rglob("[!.]*.h5")):
         name = path.relative_to(root).with_suffix("").as_posix()
-        with h5py.File(path, "r", locking=False) as source:
+        with h5py.File(path, "r") as source:
             group = file if name == ATTRIBUTES else file.require_group(name)
             for key, value in source.attrs.items():
                 group.attrs[key] = value

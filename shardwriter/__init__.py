@@ -4,19 +4,27 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["DataExporter", "EpisodeResult", "ExperimentLoader", "Recorder", "ShardWriterError"]
+__all__ = [
+    "DataExporter",
+    "EpisodeResult",
+    "ExperimentLoader",
+    "Recorder",
+    "ShardWriterError",
+    "quick_load",
+]
 
 if TYPE_CHECKING:
     from shardwriter.engines import EpisodeResult
     from shardwriter.errors import ShardWriterError
     from shardwriter.exporter import DataExporter
-    from shardwriter.loader import ExperimentLoader
+    from shardwriter.loader import ExperimentLoader, quick_load
     from shardwriter.recorder import Recorder
 
 _HOMES = {
     "DataExporter": "shardwriter.exporter",
     "EpisodeResult": "shardwriter.engines",
     "ExperimentLoader": "shardwriter.loader",
+    "quick_load": "shardwriter.loader",
     "Recorder": "shardwriter.recorder",
     "ShardWriterError": "shardwriter.errors",
 }

@@ -8,7 +8,7 @@ the file can be read at any instant, also after every process that knew it was k
     page 0   magic · first record · alarm · timesteps
     record   header (next · kind · sizes · CRC-32 of the payload), payload,
              and for tables their region:
-               table 0   rows (one 8-byte counter on a cache line of its own)
+               table 0   rows (8 bytes) · a checksum per slot, on cache lines of their own
                          slot 0: column 0 | column 1 | …     each column contiguous,
                          slot 1: column 0 | column 1 | …     so a full one is a chunk
                table 1   …
@@ -18,6 +18,8 @@ Records form a list that only grows: a new one is written whole beyond the end o
 then linked by one aligned 8-byte store. A table that gets more columns is recorded again; the
 newer record counts. Row ``i`` of a table lies in slot ``(i // R) % slots`` at ``i % R``, where
 ``R`` is ``rows_per_chunk``; a slot is used again only after its rows are flushed into the part.
+The process that creates the file holds its lock until the start record, and with it the owner,
+stands there: so an incomplete file with no lock on it is a dead process's.
 """
 
 import errno
@@ -32,8 +34,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from isal import isal_zlib
 
 from shardwriter.errors import BufferDamaged, NoSpace
+from shardwriter.instants import reached
 from shardwriter.schema import Table
 
 __all__ = ["Buffer", "Record", "TableSlots"]
@@ -67,23 +71,33 @@ class TableSlots:
         Names, dtypes and shapes of the columns, and the rows of a slot.
     slots
         For each slot, one writable array ``(rows_per_chunk, *shape)`` per column.
+    first_row
+        Rows that the table had when these slots were made; earlier chunks were never in them.
     """
 
-    __slots__ = ("_counter", "slots", "table")
+    __slots__ = ("_counter", "_digests", "_octets", "first_row", "slots", "table")
 
-    def __init__(self, table: Table, n_slots: int, memory: mmap.mmap, offset: int) -> None:
+    def __init__(
+        self, table: Table, n_slots: int, first_row: int, memory: mmap.mmap, offset: int
+    ) -> None:
         self.table = table
-        self._counter = memoryview(memory)[offset : offset + 8].cast("Q")
-        offset += _LINE
+        self.first_row = first_row
+        whole = memoryview(memory)
+        self._counter = whole[offset : offset + 8].cast("Q")
+        self._digests = whole[offset + 8 : offset + 8 * (1 + n_slots)].cast("Q")
+        offset += _head(n_slots)
+        self._octets: list[memoryview] = []
         self.slots: list[tuple[np.ndarray[Any, Any], ...]] = []
         rows = table.rows_per_chunk
         for _ in range(n_slots):
             columns = []
+            start = offset
             for column in table.columns:
                 count = int(rows * np.prod(column.shape, dtype=np.int64))
                 flat = np.frombuffer(memory, column.dtype, count, offset)
                 columns.append(flat.reshape(rows, *column.shape))
                 offset += _aligned(rows * column.row_bytes, _LINE)
+            self._octets.append(whole[start:offset])
             self.slots.append(tuple(columns))
 
     @property
@@ -93,10 +107,28 @@ class TableSlots:
 
     def newest(self) -> tuple[np.ndarray[Any, Any], ...]:
         """Return the rows of the newest full slot, or all rows while none is full."""
-        full = self.rows // self.table.rows_per_chunk
-        if full:
+        full, held = divmod(self.rows, self.table.rows_per_chunk)
+        if full > self.first_row // self.table.rows_per_chunk:
             return self.slots[(full - 1) % len(self.slots)]
-        return tuple(column[: self.rows] for column in self.slots[0])
+        return tuple(column[:held] for column in self.slots[full % len(self.slots)])
+
+    @property
+    def oldest_chunk(self) -> int:
+        """The first chunk that is certain to be in the slots still."""
+        rows = self.table.rows_per_chunk
+        return max(self.first_row // rows, self.rows // rows - len(self.slots) + 1)
+
+    def add_digest(self, chunk: int) -> None:
+        """Keep a full slot's CRC-32, for whoever finds the slot after a crash."""
+        slot = chunk % len(self.slots)
+        crc = isal_zlib.crc32(self._octets[slot])
+        self._digests[slot] = (chunk + 1 & 0xFFFFFFFF) << 32 | crc
+
+    def is_intact(self, chunk: int) -> bool:
+        """Tell whether a full slot holds what it held when its CRC-32 was taken, if it was."""
+        slot = chunk % len(self.slots)
+        number, crc = divmod(self._digests[slot], 1 << 32)
+        return number != (chunk + 1 & 0xFFFFFFFF) or crc == isal_zlib.crc32(self._octets[slot])
 
     @property
     def counter(self) -> memoryview:
@@ -107,7 +139,7 @@ class TableSlots:
     def size(table: Table, n_slots: int) -> int:
         """Return the bytes of a table's counter and slots."""
         slot = sum(_aligned(table.rows_per_chunk * c.row_bytes, _LINE) for c in table.columns)
-        return _LINE + n_slots * slot
+        return _head(n_slots) + n_slots * slot
 
 
 class Buffer:
@@ -142,7 +174,7 @@ class Buffer:
         NoSpace
             The file system has no room for it.
         """
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        fd = _create_locked(path)
         try:
             _reserve(fd, path, 0, _PAGE)
             buffer = cls(link or path, fd)
@@ -150,8 +182,11 @@ class Buffer:
             path.unlink()
             os.close(fd)
             raise
+        reached("buffer created")
         buffer.add_record("start", json.dumps(start).encode())
         buffer._words[_W_MAGIC] = _MAGIC
+        reached("buffer started")
+        buffer.unlock()
         return buffer
 
     @classmethod
@@ -247,7 +282,8 @@ class Buffer:
             Rows that each table has already; their counters start there.
         """
         entries = [
-            {**table.to_json(), "slots": n} for table, n in zip(tables, n_slots, strict=True)
+            {**table.to_json(), "slots": n, "first_row": first}
+            for table, n, first in zip(tables, n_slots, rows, strict=True)
         ]
         payload = json.dumps(entries).encode()
         sizes = [TableSlots.size(table, n) for table, n in zip(tables, n_slots, strict=True)]
@@ -263,26 +299,32 @@ class Buffer:
         Raises
         ------
         BufferDamaged
-            A link or checksum is wrong; records before it were returned by earlier calls or
-            are lost with this one.
+            The next record's link or checksum is wrong; every record before it was returned,
+            by this call's predecessors.
         """
-        found = []
-        size = os.fstat(self._fd).st_size
-        while offset := self._next_of(self._seen):
-            if offset % _PAGE or offset <= self._seen or offset + _LINE > size:
-                raise BufferDamaged(self.path, f"a link points to byte {offset}")
-            header = self._record_header(offset)
-            end = offset + header[_R_EXTENT]
-            if end > size or header[_R_KIND] >= len(_KINDS) or header[_R_PAYLOAD] > size:
-                raise BufferDamaged(self.path, f"the record at byte {offset} has a bad header")
-            payload = os.pread(self._fd, header[_R_PAYLOAD], offset + _LINE)
-            if zlib.crc32(payload) != header[_R_CRC]:
-                raise BufferDamaged(self.path, f"the record at byte {offset} fails its checksum")
-            kind = _KINDS[header[_R_KIND]]
-            slots = self._map_tables(offset, payload) if kind == "tables" else []
-            found.append((Record(kind, payload), slots))
-            self._seen = offset
+        found: list[tuple[Record, list[TableSlots]]] = []
+        try:
+            while offset := self._next_of(self._seen):
+                found.append(self._read_record(offset))
+                self._seen = offset
+        except BufferDamaged:
+            if not found:
+                raise
         return found
+
+    def _read_record(self, offset: int) -> tuple[Record, list[TableSlots]]:
+        size = os.fstat(self._fd).st_size
+        if offset % _PAGE or offset <= self._seen or offset + _LINE > size:
+            raise BufferDamaged(self.path, f"a link points to byte {offset}")
+        header = self._record_header(offset)
+        end = offset + header[_R_EXTENT]
+        if end > size or header[_R_KIND] >= len(_KINDS) or header[_R_PAYLOAD] > size:
+            raise BufferDamaged(self.path, f"the record at byte {offset} has a bad header")
+        payload = os.pread(self._fd, header[_R_PAYLOAD], offset + _LINE)
+        if zlib.crc32(payload) != header[_R_CRC]:
+            raise BufferDamaged(self.path, f"the record at byte {offset} fails its checksum")
+        kind = _KINDS[header[_R_KIND]]
+        return Record(kind, payload), self._map_tables(offset, payload) if kind == "tables" else []
 
     def _append(self, kind: RecordKind, payload: bytes, region: int, *, link: bool = True) -> int:
         body = _aligned(_LINE + len(payload), _LINE)
@@ -296,6 +338,7 @@ class Buffer:
         header[_R_EXTENT] = extent
         header[_R_CRC] = zlib.crc32(payload)
         _write_all(self._fd, header.tobytes() + payload, offset)
+        reached("record written")
         if link:
             self._link(offset)
         return offset
@@ -306,6 +349,7 @@ class Buffer:
         else:
             os.pwrite(self._fd, offset.to_bytes(8, "little"), self._last)
         self._last = offset
+        reached("record linked")
 
     def _next_of(self, offset: int) -> int:
         return self._words[_W_FIRST] if offset == 0 else self._record_header(offset)[_R_NEXT]
@@ -316,17 +360,20 @@ class Buffer:
 
     def _map_tables(self, offset: int, payload: bytes) -> list[TableSlots]:
         try:
-            entries = [(Table.from_json(e), int(e["slots"])) for e in json.loads(payload)]
+            entries = [
+                (Table.from_json(e), int(e["slots"]), int(e["first_row"]))
+                for e in json.loads(payload)
+            ]
         except (ValueError, KeyError, TypeError) as error:
             raise BufferDamaged(self.path, f"tables at byte {offset}: {error}") from error
         extent = self._record_header(offset)[_R_EXTENT]
         position = _aligned(_LINE + len(payload), _LINE)
-        if position + sum(TableSlots.size(table, n) for table, n in entries) > extent:
+        if position + sum(TableSlots.size(table, n) for table, n, _ in entries) > extent:
             raise BufferDamaged(self.path, f"tables at byte {offset} reach past their record")
         memory = mmap.mmap(self._fd, extent, offset=offset)
         slots = []
-        for table, n in entries:
-            slots.append(TableSlots(table, n, memory, position))
+        for table, n, first_row in entries:
+            slots.append(TableSlots(table, n, first_row, memory, position))
             position += TableSlots.size(table, n)
         return slots
 
@@ -348,6 +395,21 @@ def remove_buffer(path: Path) -> None:
     """Remove a buffer file; where `path` is a link, first the file that it names."""
     path.resolve().unlink(missing_ok=True)
     path.unlink(missing_ok=True)
+    reached("buffer removed")
+
+
+def _create_locked(path: Path) -> int:
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        if os.fstat(fd).st_nlink:
+            return fd
+        os.close(fd)  # a recovery took it for a dead process's before it was locked
+
+
+def _head(n_slots: int) -> int:
+    """Return the bytes of a table's counter and checksums."""
+    return _aligned(8 * (1 + n_slots), _LINE)
 
 
 def _aligned(n: int, step: int) -> int:

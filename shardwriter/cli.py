@@ -50,6 +50,32 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument("--output", "-o", type=Path, metavar="FILE", help="the master's path")
     merge.set_defaults(action=_merge)
 
+    recover = commands.add_parser(
+        "recover",
+        parents=[common],
+        help="seal the episodes of processes that died",
+        description="Seal the episodes of processes that died, with every row that was logged. "
+        "Exit code: 0 all is recovered, 3 recovered with loss, 1 something could not be.",
+    )
+    recover.add_argument("directory", type=Path, metavar="EXPERIMENT_DIR")
+    recover.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    recover.add_argument("--json", action="store_true", help="for programs")
+    recover.add_argument(
+        "--include-elsewhere",
+        action="store_true",
+        help="also seal episodes of other hosts and containers, where nothing records any more",
+    )
+    recover.set_defaults(action=_recover)
+
+    missing = commands.add_parser(
+        "missing", parents=[common], help="print the ids of episodes to run, or to run again"
+    )
+    missing.add_argument("directory", type=Path, metavar="EXPERIMENT_DIR")
+    missing.add_argument(
+        "--expected", type=_ids, required=True, metavar="IDS", help="such as 0:100 or 0:8,12"
+    )
+    missing.set_defaults(action=_missing)
+
     info = commands.add_parser("info", parents=[common], help="say what an experiment holds")
     info.add_argument("directory", type=Path, metavar="DIR", help="experiment or master file")
     info.add_argument("--json", action="store_true", help="for programs")
@@ -74,6 +100,17 @@ def _positive(text: str) -> int:
     return value
 
 
+def _ids(text: str) -> list[int]:
+    ids: list[int] = []
+    try:
+        for part in text.split(","):
+            bounds = [int(number) for number in part.split(":")]
+            ids += range(*bounds) if len(bounds) > 1 else bounds
+    except (ValueError, TypeError):
+        raise argparse.ArgumentTypeError(f"expected ids such as 0:100, got {text!r}") from None
+    return ids
+
+
 def _merge(options: argparse.Namespace) -> int:
     from merge import merge_experiment
     from shardwriter.loader import ExperimentLoader
@@ -81,6 +118,30 @@ def _merge(options: argparse.Namespace) -> int:
     master = merge_experiment(options.directory, options.output, progress=sys.stderr.isatty())
     with ExperimentLoader(master) as loader:
         print(f"{master}: {len(loader)} episodes")
+    return 0
+
+
+def _recover(options: argparse.Namespace) -> int:
+    from shardwriter.recovery import exit_code, recover
+
+    episodes = recover(
+        options.directory,
+        dry_run=options.dry_run,
+        include_elsewhere=options.include_elsewhere,
+        progress=sys.stderr.isatty(),
+    )
+    if options.json:
+        print(json.dumps([episode.to_json() for episode in episodes], indent=2))
+    else:
+        print("\n".join(map(str, episodes)) or "nothing to recover")
+    return exit_code(episodes)
+
+
+def _missing(options: argparse.Namespace) -> int:
+    from shardwriter.recovery import missing
+
+    for episode in missing(options.directory, options.expected):
+        print(episode)
     return 0
 
 

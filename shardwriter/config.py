@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from shardwriter.compression import optional
 from shardwriter.errors import ConfigError
@@ -37,6 +37,9 @@ class RecorderConfig:
     chunk_size: int = 10_000
     async_write: bool = False
     n_async_workers: int = 4
+    enable_profiling: bool = False
+    max_memory_mb: float = 500
+    flush_interval_s: float = 30.0
     buffer_dir: Path | None = None
     seed: int = 0
 
@@ -45,9 +48,12 @@ class RecorderConfig:
         _check_int("compression_level", self.compression_level, 1, 9)
         _check_int("chunk_size", self.chunk_size, 1)
         _check_int("n_async_workers", self.n_async_workers, 1)
+        _check_positive("max_memory_mb", self.max_memory_mb)
+        _check_positive("flush_interval_s", self.flush_interval_s)
         _check_int("seed", self.seed, 0)
         _check_bool("validate_data", self.validate_data)
         _check_bool("async_write", self.async_write)
+        _check_bool("enable_profiling", self.enable_profiling)
         _check_bool("adaptive_compression", self.adaptive_compression)
         if self.compression not in COMPRESSIONS:
             names = ", ".join(repr(name) for name in COMPRESSIONS)
@@ -55,8 +61,9 @@ class RecorderConfig:
         for package in _CODEC_PACKAGES.get(str(self.compression), ()):
             optional(package)
         for name, tolerance in self.precision.items():
-            if not 0 < tolerance < float("inf"):
-                raise ConfigError(f"precision[{name!r}]", "a number above 0", tolerance)
+            _check_positive(f"precision[{name!r}]", tolerance)
+        if self.adaptive_compression and self.compression is None:
+            raise ConfigError("adaptive_compression", "False with compression=None", True)
         if self.buffer_dir is not None and not self.buffer_dir.is_dir():
             raise ConfigError("buffer_dir", "an existing directory", str(self.buffer_dir))
 
@@ -78,6 +85,12 @@ def _check_int(option: str, value: object, low: int, high: int | None = None) ->
     if not good or (high is not None and isinstance(value, int) and value > high):
         span = f"{low} to {high}" if high is not None else f"at least {low}"
         raise ConfigError(option, f"an int, {span}", value)
+
+
+def _check_positive(option: str, value: object) -> None:
+    good = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not good or not 0 < cast(float, value) < float("inf"):
+        raise ConfigError(option, "a number above 0", value)
 
 
 def _check_bool(option: str, value: object) -> None:

@@ -5,6 +5,7 @@ it has returned, what it logged outlives every process.
 """
 
 import json
+import sys
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from shardwriter.content_checks import ContentChecks
 from shardwriter.errors import EpisodeEnded, FieldError
 from shardwriter.fields import FieldLog
 from shardwriter.layout import (
@@ -31,7 +33,7 @@ from shardwriter.layout import (
 from shardwriter.schema import Column, name_problem
 from shardwriter.table_log import Store, TableLog
 from shardwriter.tree import TreeError, flatten, pack
-from shardwriter.values import ValueProblem, as_array, as_timestep
+from shardwriter.values import ValueProblem, as_array, as_timestep, fetched
 from shardwriter.writer import Sealed
 
 __all__ = ["Episode"]
@@ -62,12 +64,20 @@ class Episode:
     """
 
     def __init__(
-        self, episode: int, seed: int, store: Store, shard: Path, neural_sampling_rate: int
+        self,
+        episode: int,
+        seed: int,
+        store: Store,
+        shard: Path,
+        neural_sampling_rate: int,
+        checks: ContentChecks | None,
     ) -> None:
         self.id = episode
         self.seed = seed
         self.rng = np.random.default_rng(seed)
         self._store = store
+        self._drain = store.drain
+        self._checks = checks
         self._shard = shard
         self._sampling = neural_sampling_rate
         self._lock = threading.Lock()
@@ -132,9 +142,20 @@ class Episode:
                 self._refuse("log_timestep")
             if type(timestep) is not int:
                 timestep = self._timestep(timestep)
+            checks = self._checks
+            if checks is not None:
+                checks.timestep(timestep, "timestep")
+            if self._next_sample is not None and timestep < self._next_sample:
+                neural_state = None
+            if "jax" in sys.modules:
+                neural_state, spikes, behavior, reward, spike_ids = fetched(
+                    (neural_state, spikes, behavior, reward, spike_ids)
+                )
             states = fields = ids = None
-            if neural_state and (self._next_sample is None or timestep >= self._next_sample):
+            if neural_state:
                 states = self._neural.check(neural_state)
+                if checks is not None:
+                    checks.finite(states, self._neural.names, timestep)
             if spikes is not None or spike_ids is not None:
                 ids = self._spike_ids(spikes, spike_ids)
             if behavior:
@@ -167,6 +188,8 @@ class Episode:
             vector = spikes if type(spikes) is np.ndarray else self._array("spikes", spikes)
             if vector.ndim != 1:
                 raise self._misfit("spikes", "one entry per neuron, shape (N,)", vector)
+            if self._checks is not None:
+                self._checks.spike_vector(len(vector))
             return vector.nonzero()[0]
         if spikes is not None:
             raise FieldError(
@@ -175,6 +198,8 @@ class Episode:
         ids = spike_ids if type(spike_ids) is np.ndarray else self._array("spike_ids", spike_ids)
         if ids.ndim != 1 or (ids.dtype.kind not in "iu" and ids.size):
             raise self._misfit("spike_ids", "integer ids, shape (K,)", ids)
+        if self._checks is not None:
+            self._checks.spike_ids(ids)
         return ids
 
     def _reward(self, reward: Any) -> float:
@@ -230,16 +255,23 @@ class Episode:
         with self._lock:
             if self._has_ended or self._alarm[0]:
                 self._refuse("log_timesteps")
+            timesteps, neural_state, spikes, behavior, reward, spike_ids = fetched(
+                (timesteps, neural_state, spikes, behavior, reward, spike_ids)
+            )
             steps = self._array("timesteps", timesteps)
             if steps.ndim != 1 or (steps.dtype.kind not in "iu" and steps.size):
                 raise self._misfit("timesteps", "integers, shape (T,)", steps)
             if len(steps) == 0:
                 return
             steps = steps.astype(np.int64, copy=False)
+            if self._checks is not None:
+                self._checks.timesteps(steps)
             states = fields = fired = None
             chosen = self._samples(steps) if neural_state else steps[:0]
             if neural_state:
                 states = self._neural.check_block(neural_state, len(steps))
+                if self._checks is not None:
+                    self._checks.finite(states, self._neural.names, int(steps[0]))
             if spikes is not None or spike_ids is not None:
                 fired = self._spike_block(steps, spikes, spike_ids)
             if behavior:
@@ -281,6 +313,8 @@ class Episode:
             matrix = self._array("spikes", spikes)
             if matrix.ndim != 2 or len(matrix) != len(steps):
                 raise self._misfit("spikes", f"shape ({len(steps)}, N)", matrix)
+            if self._checks is not None:
+                self._checks.spike_vector(matrix.shape[1])
             rows, ids = matrix.nonzero()
             return steps[rows], ids
         if spikes is not None or len(spike_ids) != len(steps):
@@ -329,8 +363,12 @@ class Episode:
         fields = {"old_weights": old_weight, "new_weights": new_weight, **extra}
         with self._lock:
             self._check_open("log_weight_change")
+            step = self._timestep(timestep)
             values = self._weights.check({**self._synapses(synapse_id, None), **fields})
-            self._weights.append(self._timestep(timestep), values)
+            if self._checks is not None:
+                self._checks.weights(old_weight, new_weight)
+                self._checks.timestep(step, WEIGHT_CHANGES)
+            self._weights.append(step, values)
 
     def log_weight_changes(
         self, timesteps: Any, synapse_ids: Any, old_weights: Any, new_weights: Any, **extra: Any
@@ -366,7 +404,11 @@ class Episode:
             if len(old) == 0:
                 return
             values = self._weights.check_block({**synapses, **fields}, len(old))
-            self._weights.extend(np.broadcast_to(steps, old.shape), values)
+            steps = np.broadcast_to(steps, old.shape)
+            if self._checks is not None:
+                self._checks.weights(old, new_weights)
+                self._checks.timesteps(steps, WEIGHT_CHANGES)
+            self._weights.extend(steps, values)
 
     def _synapses(self, synapse_ids: Any, count: int | None) -> dict[str, Array]:
         ids = self._array("synapse_id", synapse_ids)
@@ -406,8 +448,11 @@ class Episode:
             log = self._events.get(event_type)
             if log is None:
                 log = FieldLog(self._store, self.id, f"{EVENTS}/{event_type}")
+            step = self._timestep(timestep)
             values = log.check(fields)
-            log.append(self._timestep(timestep), values)
+            if self._checks is not None:
+                self._checks.timestep(step, f"{EVENTS}/{event_type}")
+            log.append(step, values)
             self._events[event_type] = log
 
     def log_static_data(self, name: str, data: Any) -> None:
@@ -480,6 +525,22 @@ class Episode:
                     self._static.add(name)
             self._finish("completed", success=bool(success))
 
+    def progress(self) -> tuple[int, int]:
+        """Return the rows and raw bytes logged so far, zeros once the episode has ended."""
+        with self._lock:
+            if self._has_ended:
+                return 0, 0
+            logs = [self._neural, self._behavior, self._weights, *self._events.values()]
+            counts = [log.progress() for log in logs]
+            counts += [log.progress() for log in (self._spikes, self._rewards) if log]
+        return sum(rows for rows, _ in counts), sum(size for _, size in counts)
+
+    def memory_bytes(self) -> int:
+        """Return the bytes of the episode's buffer, 0 once its shard is published."""
+        if self._has_ended:
+            return 0 if self.is_sealed else self.buffer_bytes
+        return self._store.buffer.allocated_bytes
+
     @property
     def has_ended(self) -> bool:
         """Whether nothing more can be logged."""
@@ -488,13 +549,25 @@ class Episode:
     @property
     def is_sealed(self) -> bool:
         """Whether the shard is known to be published, or known to have failed."""
-        return self._has_ended and self._store.drain.is_settled
+        return self._has_ended and self._drain.is_settled
 
     def interrupt(self) -> None:
         """End the episode as ``interrupted``, if it has not ended."""
         with self._lock:
             if not self._has_ended:
                 self._finish("interrupted", success=False)
+
+    def flush(self) -> None:
+        """Bring every row logged so far to the shard's part, where no writer process does.
+
+        Raises
+        ------
+        WriterFailed
+            It could not be written; the rows are kept in the buffer.
+        """
+        with self._lock:
+            if not self._has_ended:
+                self._drain.flush()
 
     def wait(self) -> Sealed:
         """Wait until the ended episode's shard is published.
@@ -504,7 +577,8 @@ class Episode:
         WriterFailed
             It could not be written.
         """
-        return self._store.drain.wait_until_sealed()
+        with self._lock:  # another thread may be sealing it
+            return self._drain.wait_until_sealed()
 
     def __enter__(self) -> "Episode":
         return self
@@ -537,10 +611,12 @@ class Episode:
     def _finish(self, status: str, **outcome: object) -> None:
         end = {"status": status, "end_time": datetime.now(UTC).isoformat(), **outcome}
         self._store.buffer.add_record("end", json.dumps(end).encode())
+        self.buffer_bytes = self._store.buffer.allocated_bytes
         self._has_ended = True
-        self._store.drain.seal()
+        self._drain.seal()
         # Views of the slots keep their memory mapped; nothing is logged any more.
         del self._neural, self._behavior, self._weights, self._events, self._spikes, self._rewards
+        del self._alarm, self._steps_word, self._store
 
     # -- errors ---------------------------------------------------------------------------
 
@@ -551,7 +627,7 @@ class Episode:
     def _refuse(self, call: str) -> None:
         if self._has_ended:
             raise EpisodeEnded(self.id, call)
-        self._store.drain.check()
+        self._drain.check()
 
     def _array(self, field: str, value: Any) -> Array:
         try:

@@ -17,11 +17,13 @@ from merge import merge_experiment
 from shardwriter.config import RecorderConfig
 from shardwriter.engines import EpisodeResult, run_local
 from shardwriter.episode import Episode
-from shardwriter.errors import ConfigError, EpisodesFailed
+from shardwriter.errors import ConfigError, EpisodeEnded, EpisodesFailed
 from shardwriter.experiment_file import write_experiment_file
 from shardwriter.groups import plain
 from shardwriter.layout import ATTRIBUTES, CONFIG_JSON, SHARDS
 from shardwriter.recorder import Recorder
+from shardwriter.network import network_size
+from shardwriter.provenance import code_snapshot, git_info, runtime_info
 from shardwriter.schema import name_problem
 from shardwriter.tree import TreeError
 
@@ -63,6 +65,13 @@ class DataExporter:
         Compress and write in separate processes, not in the one that logs.
     n_async_workers
         How many of these.
+    enable_profiling
+        Time every call; see ``get_performance_stats``. The figures are saved at ``close``.
+    max_memory_mb
+        Bound on all buffers of the experiment together, in MB (10^6 bytes). Slots shrink to
+        fit; where the smallest do not, an error names the bound that would do.
+    flush_interval_s
+        Rows of a slot that is not full reach the shard's part after this long.
     buffer_dir
         Where buffers are kept; by default beside the shards, or in ``/dev/shm`` where those are
         on a network file system.
@@ -96,6 +105,9 @@ class DataExporter:
         chunk_size: int = 10_000,
         async_write: bool = False,
         n_async_workers: int = 4,
+        enable_profiling: bool = False,
+        max_memory_mb: float = 500,
+        flush_interval_s: float = 30.0,
         buffer_dir: str | os.PathLike[str] | None = None,
         seed: int | None = None,
         progress: bool | None = None,
@@ -115,6 +127,9 @@ class DataExporter:
             chunk_size=chunk_size,
             async_write=async_write,
             n_async_workers=n_async_workers,
+            enable_profiling=enable_profiling,
+            max_memory_mb=max_memory_mb,
+            flush_interval_s=flush_interval_s,
             buffer_dir=None if buffer_dir is None else Path(buffer_dir),
             seed=secrets.randbits(63) if seed is None else seed,
         )
@@ -122,6 +137,7 @@ class DataExporter:
         self._progress = progress
         self._recorder = Recorder(_new_directory(Path(output_dir), experiment_name), config)
         self.output_dir = self._recorder.output_dir
+        self._current: Episode | None = None
         self._is_closed = False
         now = datetime.now(UTC)
         self._attributes: dict[str, object] = {
@@ -132,6 +148,7 @@ class DataExporter:
         }
         self._save(ATTRIBUTES, self._attributes)
         self._write_config_json({})
+        self.save_runtime_info()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self._recorder.__reduce__()
@@ -201,10 +218,53 @@ class DataExporter:
         ConfigError
             A value cannot be stored.
         """
+        if self._recorder.config.validate_data:
+            self._recorder.n_neurons = network_size(neurons, connections)
         structure = {"neurons": dict(neurons), "connections": dict(connections)}
         if initial_weights is not None:
             structure["initial_weights"] = _weights(initial_weights)
         self._save("network_structure", {}, structure)
+
+    def save_runtime_info(self) -> None:
+        """Keep machine, interpreter and package versions; done when an exporter is made."""
+        self._save("runtime", runtime_info())
+
+    def save_git_info(self, directory: str | os.PathLike[str] = ".") -> None:
+        """Keep commit, branch and uncommitted changes of the git repository of a directory.
+
+        Raises
+        ------
+        ConfigError
+            It is in no git repository.
+        """
+        self._save("git_info", git_info(Path(directory)))
+
+    def save_code_snapshot(self, files: Iterable[str | os.PathLike[str]]) -> None:
+        """Keep the text of source files.
+
+        Raises
+        ------
+        ConfigError
+            A file cannot be read as text.
+        """
+        texts = code_snapshot(files)
+        names = {f"file_{i:04d}": {"path": path, "text": texts[path]} for i, path in enumerate(texts)}
+        self._save("code_snapshot", {}, names)
+
+    def save_checkpoint(self, name: str, data: Mapping[str, Any]) -> None:
+        """Keep nested values, such as a network's weights, under ``checkpoints/<name>``.
+
+        The same name again replaces it.
+
+        Raises
+        ------
+        ConfigError
+            The name has a slash, or a value cannot be stored.
+        """
+        if name_problem(name):
+            raise ConfigError("checkpoint", "a name without slashes", name)
+        saved_at = datetime.now(UTC).isoformat()
+        self._save(f"checkpoints/{name}", {"saved_at": saved_at}, data)
 
     # -- recording ------------------------------------------------------------------------
 
@@ -214,7 +274,32 @@ class DataExporter:
         Several may be open at once.
         """
         self._check_open()
-        return self._recorder.start_episode(episode_id)
+        self._current = self._recorder.start_episode(episode_id)
+        return self._current
+
+    def log(self, **values: Any) -> None:
+        """Call ``log_timestep`` of the current episode: the one started last.
+
+        Raises
+        ------
+        EpisodeEnded
+            There is none.
+        """
+        self._current_episode("log").log_timestep(**values)
+
+    def log_static_episode_data(self, name: str, data: Any) -> None:
+        """Call ``log_static_data`` of the current episode."""
+        self._current_episode("log_static_episode_data").log_static_data(name, data)
+
+    def end_episode(self, success: bool = True, summary: Mapping[str, Any] | None = None) -> None:
+        """End the current episode."""
+        self._current_episode("end_episode").end(success=success, summary=summary)
+        self._current = None
+
+    def _current_episode(self, call: str) -> Episode:
+        if self._current is None:
+            raise EpisodeEnded(None, call)
+        return self._current
 
     def run_episodes(
         self,
@@ -288,6 +373,21 @@ class DataExporter:
 
     # -- the end --------------------------------------------------------------------------
 
+    def get_performance_stats(self) -> dict[str, Any]:
+        """Return what recording has cost so far.
+
+        Returns
+        -------
+        dict
+            ``operations`` (count, mean, p50, p95 and p99 in µs of each call; only with
+            ``enable_profiling``, those of worker processes once they have ended), ``episodes``,
+            ``rows``, ``raw_mb``, ``overall`` and ``now`` (rows and MB per second since the
+            start, and since the last call of this method), ``back_pressure`` (seconds blocked
+            on full slots, high water of the slots), ``writer`` (busy seconds, utilisation),
+            ``compression`` (ratio by column).
+        """
+        return self._recorder.performance_stats()
+
     def merge(self) -> Path:
         """Build the master over all shards published so far; return its path."""
         return merge_experiment(self.output_dir, progress=self._shows_progress())
@@ -306,6 +406,8 @@ class DataExporter:
         try:
             self._recorder.close()
         finally:
+            if self._recorder.config.enable_profiling:
+                self._save("performance", self.get_performance_stats())
             if merge:
                 self.merge()
 

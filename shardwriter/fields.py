@@ -11,7 +11,7 @@ import numpy as np
 from shardwriter.errors import FieldError
 from shardwriter.schema import Column, fill_value, name_problem, spell
 from shardwriter.table_log import Store, TableLog
-from shardwriter.values import ValueProblem, as_array
+from shardwriter.values import ValueProblem, as_array, flattened, foreign_dtype
 
 __all__ = ["FieldLog"]
 
@@ -47,6 +47,15 @@ class FieldLog:
         self._columns: list[tuple[str, np.dtype[Any], tuple[int, ...], tuple[type, ...]]] = []
         self._new: list[Column] = []
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the columns, in the order of the values that ``check`` returns."""
+        return [name for name, *_ in self._columns] + [column.name for column in self._new]
+
+    def progress(self) -> tuple[int, int]:
+        """Return the rows and raw bytes logged so far."""
+        return self._log.progress() if self._log else (0, 0)
+
     def check(self, fields: Mapping[str, Any]) -> list[Any]:
         """Return the values of one row in the table's order.
 
@@ -56,17 +65,23 @@ class FieldLog:
             A field does not fit.
         """
         values: list[Any] = []
+        missing = 0
         for name, dtype, shape, scalars in self._columns:
             value: Any = fields.get(name)
             kind = type(value)
-            if kind is np.ndarray and value.dtype is dtype and value.shape == shape:
+            is_array = kind is np.ndarray and value.dtype is dtype and value.shape == shape
+            if is_array or kind in scalars:
                 values.append(value)
-            elif kind in scalars:
-                values.append(value)
+            elif name in fields:
+                values.append(self._fitted(name, value, dtype, shape))
             else:
-                values.append(self._fitted(name, value, dtype, shape, name in fields))
+                missing += 1
+                values.append(self._absent(name, dtype))
         self._new = []
-        if len(fields) != len(self._columns) or self._log is None:
+        if len(fields) != len(self._columns) - missing or self._log is None:
+            flat = flattened(fields)
+            if flat is not fields:
+                return self.check(flat)
             values += self._check_new(fields, None)
         return values
 
@@ -78,13 +93,17 @@ class FieldLog:
         FieldError
             A field does not fit.
         """
+        fields = flattened(fields)
         values: list[Any] = []
+        missing = 0
         for name, dtype, shape, _ in self._columns:
-            given = name in fields
-            value = self._fitted(name, fields.get(name), dtype, (count, *shape), given)
-            values.append(value if given else np.broadcast_to(value, (count, *shape)))
+            if name in fields:
+                values.append(self._fitted(name, fields[name], dtype, (count, *shape)))
+            else:
+                missing += 1
+                values.append(np.broadcast_to(self._absent(name, dtype), (count, *shape)))
         self._new = []
-        if len(fields) != len(self._columns) or self._log is None:
+        if len(fields) != len(self._columns) - missing or self._log is None:
             values += self._check_new(fields, count)
         return values
 
@@ -107,19 +126,14 @@ class FieldLog:
         self._new = []
         return self._log
 
-    def _fitted(
-        self,
-        name: str,
-        value: Any,
-        dtype: np.dtype[Any],
-        shape: tuple[int, ...],
-        given: bool,
-    ) -> Any:
-        """Return a value as the column wants it; NaN for a float field that was not given."""
-        if not given:
-            if dtype.kind in "fc":
-                return fill_value(dtype)
-            raise self._error(name, f"{dtype.name} in every call", "none", _COMPLETE)
+    def _absent(self, name: str, dtype: np.dtype[Any]) -> Any:
+        """Return NaN for a float field that was not given."""
+        if dtype.kind in "fc":
+            return fill_value(dtype)
+        raise self._error(name, f"{dtype.name} in every call", "none", _COMPLETE)
+
+    def _fitted(self, name: str, value: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
+        """Return a value as the column wants it."""
         array = self._array(name, value)
         if array.dtype.kind == "S" and dtype.kind == "S" and array.shape == shape:
             longest = max((len(text) for text in array.reshape(-1).tolist()), default=0)
@@ -151,7 +165,7 @@ class FieldLog:
             if rows and array.dtype.kind not in "fc":
                 expected = f"only float fields to appear after {rows} rows without them"
                 raise self._error(name, expected, array.dtype.name, _COMPLETE)
-            self._new.append(Column(name, array.dtype, shape))
+            self._new.append(Column(name, array.dtype, shape, foreign_dtype(value)))
             values.append(array)
         return values
 

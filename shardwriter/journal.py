@@ -13,6 +13,7 @@ import zlib
 from pathlib import Path
 
 from shardwriter.errors import ShardDamaged
+from shardwriter.instants import reached
 
 __all__ = ["Overlay", "replay", "sync_directory"]
 
@@ -95,7 +96,9 @@ class Overlay(io.RawIOBase):
             file.write(_MAGIC + zlib.crc32(body).to_bytes(8, "little") + body)
             file.flush()
             os.fsync(file.fileno())
+        reached("journal written")
         temporary.replace(journal)
+        reached("journal published")
         sync_directory(journal.parent)
         replay(journal, self._path)
 
@@ -127,7 +130,10 @@ def replay(journal: Path, path: Path) -> None:
             position += length
         file.truncate(size)
         os.fsync(file.fileno())
+    reached("journal applied")
     journal.unlink()
+    sync_directory(journal.parent)  # a journal that came back would undo what is written next
+    reached("journal removed")
 
 
 def sync_directory(directory: Path) -> None:

@@ -7,8 +7,10 @@ import re
 from pathlib import Path
 
 __all__ = [
+    "ATTEMPTS",
     "ATTRIBUTES",
     "CONFIG_JSON",
+    "DAMAGED",
     "EPISODES",
     "EVENTS",
     "EXPERIMENT",
@@ -23,8 +25,12 @@ __all__ = [
     "TABLES",
     "TIMESTEPS",
     "EpisodePaths",
+    "buffer_label",
+    "buffer_name",
     "episode_group",
+    "leftover_episodes",
     "listed_episodes",
+    "unfinished_buffers",
     "unfinished_episodes",
 ]
 
@@ -34,6 +40,8 @@ FORMAT_VERSION = "1.0"
 MASTER = "experiment_data.h5"
 CONFIG_JSON = "config.json"
 SHARDS = "shards"
+ATTEMPTS = "attempts"  # below shards: failed attempts of episodes that were run again
+DAMAGED = "damaged"  # below shards: what recovery could not read in full
 EXPERIMENT = "experiment"  # folder of small HDF5 files, one per root group of the master
 
 ATTRIBUTES = "attributes"  # of these files, the one whose attributes go to the root
@@ -54,6 +62,10 @@ TABLES = (NEURAL_STATES, SPIKES, BEHAVIOR, REWARDS, WEIGHT_CHANGES)
 FIELD_TABLES = (NEURAL_STATES, BEHAVIOR)  # their columns are the user's own fields
 
 _SHARD_NAME = re.compile(r"episode_(\d{4,})\.h5")
+_BUFFER_NAME = re.compile(r"shardwriter-(.+)-[0-9a-f]+\.buffer")
+_LEFTOVER_NAME = re.compile(
+    r"\.?episode_(\d{4,})\.(?:buffer|h5\.part|h5\.journal|h5\.tmp|h5\.journal\.tmp)"
+)
 _UNFINISHED_NAME = re.compile(r"episode_(\d{4,})\.(?:buffer|h5\.part|h5\.journal)")
 
 
@@ -73,7 +85,18 @@ class EpisodePaths:
         The episode's id.
     """
 
-    __slots__ = ("buffer", "directory", "episode", "journal", "part", "shard", "temporary")
+    __slots__ = (
+        "attempts",
+        "buffer",
+        "damaged",
+        "directory",
+        "episode",
+        "journal",
+        "part",
+        "shard",
+        "temporaries",
+        "temporary",
+    )
 
     def __init__(self, directory: Path, episode: int) -> None:
         name = f"episode_{episode:04d}"
@@ -84,6 +107,9 @@ class EpisodePaths:
         self.part = shards / f"{name}.h5.part"
         self.journal = shards / f"{name}.h5.journal"
         self.temporary = shards / f".{name}.h5.tmp"
+        self.temporaries = (self.temporary, shards / f".{name}.h5.journal.tmp")
+        self.attempts = shards / ATTEMPTS
+        self.damaged = shards / DAMAGED
         self.buffer = shards / f"{name}.buffer"
 
 
@@ -95,6 +121,27 @@ def listed_episodes(directory: Path) -> dict[int, Path]:
 def unfinished_episodes(directory: Path) -> list[int]:
     """Return the ids of episodes that still have a buffer, part or journal, in order."""
     return list(_matching(directory, _UNFINISHED_NAME))
+
+
+def unfinished_buffers(directory: Path) -> list[Path]:
+    """Return the buffers of an experiment."""
+    return sorted((directory / SHARDS).glob("episode_*.buffer"))
+
+
+def leftover_episodes(directory: Path) -> list[int]:
+    """Return the ids of episodes that have any file other than a finished shard, in order."""
+    return list(_matching(directory, _LEFTOVER_NAME))
+
+
+def buffer_name(owner: str, tag: str) -> str:
+    """Return the name of a buffer that lies elsewhere than beside its shard."""
+    return f"shardwriter-{owner}-{tag}.buffer"
+
+
+def buffer_label(path: Path) -> str | None:
+    """Return the owner in the name that ``buffer_name`` gave, None for another name."""
+    match = _BUFFER_NAME.fullmatch(path.name)
+    return match[1] if match else None
 
 
 def _matching(directory: Path, pattern: re.Pattern[str]) -> dict[int, Path]:

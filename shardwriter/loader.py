@@ -29,7 +29,7 @@ from shardwriter.layout import INDEX, MASTER, SHARDS, episode_group
 from shardwriter.recorded_episode import RecordedEpisode
 from shardwriter.shard import check_format
 
-__all__ = ["ExperimentLoader"]
+__all__ = ["ExperimentLoader", "quick_load"]
 
 _MOST_OPEN = 64
 
@@ -55,7 +55,7 @@ class ExperimentLoader:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = _master(Path(path).absolute())
         try:
-            self._file = h5py.File(self.path, "r", locking=False)
+            self._file = h5py.File(self.path, "r")
         except OSError as error:
             raise FormatError(self.path, "an HDF5 file", str(error)) from error
         check_format(self.path, dict(self._file.attrs))
@@ -123,6 +123,43 @@ class ExperimentLoader:
         """Return what ``save_config`` kept."""
         return read_attributes(self._file["config"]) if "config" in self._file else {}
 
+    def get_runtime_info(self) -> dict[str, Any]:
+        """Return machine, interpreter and package versions of the recording."""
+        return read_attributes(self._file["runtime"]) if "runtime" in self._file else {}
+
+    def get_git_info(self) -> dict[str, Any]:
+        """Return what ``save_git_info`` kept, ``{}`` for nothing."""
+        return read_attributes(self._file["git_info"]) if "git_info" in self._file else {}
+
+    def get_code_snapshot(self) -> dict[str, str]:
+        """Return the texts of source files by path."""
+        return {file["path"]: file["text"] for file in self._tree("code_snapshot").values()}
+
+    def list_checkpoints(self) -> list[str]:
+        """Return the names of the checkpoints."""
+        return list(self._file["checkpoints"]) if "checkpoints" in self._file else []
+
+    def get_checkpoint(self, name: str) -> dict[str, Any]:
+        """Return a checkpoint's nested values.
+
+        Raises
+        ------
+        ExperimentNotFound
+            There is none of that name; the error lists those there are.
+        """
+        if name not in self.list_checkpoints():
+            known = ", ".join(self.list_checkpoints()) or "none"
+            raise ExperimentNotFound(self.path, f"a checkpoint of {known}", f"not {name!r}")
+        return self._tree(f"checkpoints/{name}")
+
+    def get_episode_summary(self, episode_id: int) -> dict[str, Any]:
+        """Return an episode's attributes, and what its rollout returned under ``summary``."""
+        return self.get_episode(episode_id).get_metadata()
+
+    def get_all_summaries(self) -> dict[int, dict[str, Any]]:
+        """Return the summaries of all episodes by id."""
+        return {episode: self.get_episode_summary(episode) for episode in self._rows}
+
     def get_network_structure(self) -> dict[str, Any]:
         """Return neurons, connections and initial weights as nested dicts of arrays."""
         return self._tree("network_structure")
@@ -184,7 +221,7 @@ class ExperimentLoader:
         if size != row["size"]:
             raise MasterStale(self.path, path, f"{row['size']} bytes", f"{size}", advice)
         try:
-            file = h5py.File(path, "r", locking=False)
+            file = h5py.File(path, "r")
         except OSError as error:
             raise ShardDamaged(path, "structure", f"cannot be opened: {error}") from error
         try:
@@ -218,3 +255,28 @@ def _master(path: Path) -> Path:
     if not path.is_file():
         raise ExperimentNotFound(path, "an experiment's directory or master", "check the path")
     return path
+
+
+def quick_load(
+    path: str | os.PathLike[str], episode_id: int = 0
+) -> dict[str, Any]:
+    """Return one episode whole: metadata and every table, by name.
+
+    Raises
+    ------
+    ExperimentNotFound, EpisodeNotFound, ShardMissing, MasterStale, ShardDamaged
+        As ``ExperimentLoader`` and its getters.
+    """
+    with ExperimentLoader(path) as loader:
+        episode = loader.get_episode(episode_id)
+        return {
+            "metadata": episode.get_metadata(),
+            "neural_states": episode.get_neural_states(),
+            "spikes": episode.get_spikes(),
+            "behavior": episode.get_behavior(),
+            "rewards": episode.get_rewards(),
+            "weight_changes": episode.get_weight_changes(),
+            "events": episode.get_events(),
+            "static_data": episode.get_static_data(),
+            "final_state": episode.get_final_state(),
+        }

@@ -6,21 +6,26 @@ is for a file descriptor, never for time to pass.
 """
 
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 __all__ = ["Child", "Identity", "Parent"]
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _NAMESPACE = Path("/proc/self/ns/pid")
+_LABEL = re.compile(
+    r"(?P<host>.+)-(?P<boot>[0-9a-f]{32})-(?P<namespace>\d+)-(?P<pid>\d+)-(?P<ticks>\d+)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +48,33 @@ class Identity:
         host, boot_id, namespace = _machine()
         return cls(host, boot_id, namespace, os.getpid(), start_ticks(os.getpid()) or 0)
 
-    def is_here(self) -> bool:
-        """Tell whether the process is, or was, one of this machine and pid namespace."""
-        host, _, namespace = _machine()
-        return (self.host, self.pid_namespace) == (host, namespace)
+    @property
+    def state(self) -> Literal["alive", "dead", "unknown"]:
+        """Whether the process still runs; unknown for another host or pid namespace."""
+        host, boot_id, namespace = _machine()
+        if self.host != host:
+            return "unknown"
+        if self.boot_id != boot_id:
+            return "dead"
+        if self.pid_namespace != namespace:
+            return "unknown"
+        return "alive" if start_ticks(self.pid) == self.start_ticks else "dead"
 
-    def is_alive(self) -> bool:
-        """Tell whether the process still runs; only meaningful where ``is_here``."""
-        return self.boot_id == _machine()[1] and start_ticks(self.pid) == self.start_ticks
+    @property
+    def label(self) -> str:
+        """The identity as part of a file name."""
+        fields = (self.boot_id.replace("-", ""), self.pid_namespace.strip("pid:[]") or 0)
+        return "-".join(str(value) for value in (self.host, *fields, self.pid, self.start_ticks))
+
+    @classmethod
+    def from_label(cls, label: str) -> "Identity | None":
+        """Return the identity that has this label, None where it is none."""
+        match = _LABEL.fullmatch(label)
+        if match is None:
+            return None
+        boot_id = str(uuid.UUID(match["boot"]))
+        namespace = f"pid:[{match['namespace']}]" if match["namespace"] != "0" else ""
+        return cls(match["host"], boot_id, namespace, int(match["pid"]), int(match["ticks"]))
 
     def to_json(self) -> dict[str, object]:
         """Return the fields by name."""

@@ -10,6 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from shardwriter.column_reader import read_rows, search_sorted
 from shardwriter.groups import read_attributes, read_tree
 from shardwriter.layout import (
     BEHAVIOR,
@@ -23,6 +24,7 @@ from shardwriter.layout import (
     TIMESTEPS,
     WEIGHT_CHANGES,
 )
+from shardwriter.spikes import SpikeTrain
 
 __all__ = ["RecordedEpisode"]
 
@@ -68,9 +70,17 @@ class RecordedEpisode:
         """Return ``timesteps`` (S,) and each field (S, *shape)."""
         return self._table(NEURAL_STATES, start, stop, {})
 
-    def get_spikes(self, start: int | None = None, stop: int | None = None) -> Columns:
-        """Return ``timesteps`` (K,) int64 and ``neuron_ids`` (K,) int32, one entry a spike."""
-        return self._table(SPIKES, start, stop, {"neuron_ids": np.int32})
+    def get_spikes(self, start: int | None = None, stop: int | None = None) -> SpikeTrain:
+        """Return ``timesteps`` (K,) int64 and ``neuron_ids`` (K,) int32, one entry a spike.
+
+        A window is found by search, without reading the whole train. The result also gives
+        dense and compressed forms.
+        """
+        columns = self._table(SPIKES, start, stop, {"neuron_ids": np.int32})
+        timesteps = columns[TIMESTEPS]
+        first = start if start is not None else int(min(timesteps, default=0))
+        last = stop if stop is not None else int(max(timesteps, default=first - 1)) + 1
+        return SpikeTrain(timesteps, columns["neuron_ids"], (first, last))
 
     def get_spikes_as_events(
         self, start: int | None = None, stop: int | None = None
@@ -146,10 +156,10 @@ def _window(
         return slice(0, len(timesteps)), None
     low = np.iinfo(np.int64).min if start is None else start
     high = np.iinfo(np.int64).max if stop is None else stop
-    values = timesteps[()]
-    if np.all(values[1:] >= values[:-1]):
-        first, last = np.searchsorted(values, [low, high])
-        return slice(int(first), max(int(first), int(last))), None
+    if timesteps.attrs.get("is_sorted", False) and len(timesteps):
+        first, last = search_sorted(timesteps, low), search_sorted(timesteps, high)
+        return slice(first, max(first, last)), None
+    values = read_rows(timesteps, 0, len(timesteps))
     chosen = np.flatnonzero((values >= low) & (values < high))
     if len(chosen) == 0:
         return slice(0, 0), None
@@ -159,5 +169,5 @@ def _window(
 
 def _read(dataset: h5py.Dataset, rows: slice, chosen: Array | None) -> Array:
     text = h5py.check_string_dtype(dataset.dtype) is not None
-    values = dataset.asstr()[rows] if text else dataset[rows]
+    values = dataset.asstr()[rows] if text else read_rows(dataset, rows.start, rows.stop)
     return np.asarray(values if chosen is None else values[chosen])

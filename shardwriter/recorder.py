@@ -6,21 +6,33 @@ else is agreed between processes.
 
 import os
 import secrets
+import threading
 import weakref
-from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import psutil
 
 from shardwriter.buffer import Buffer, remove_buffer
 from shardwriter.config import RecorderConfig
+from shardwriter.content_checks import ContentChecks
 from shardwriter.episode import Episode
-from shardwriter.errors import ConfigError, EpisodeExists
-from shardwriter.layout import EpisodePaths, listed_episodes, unfinished_episodes
+from shardwriter.errors import ConfigError, EpisodeExists, WriterFailed
+from shardwriter.layout import (
+    EpisodePaths,
+    buffer_name,
+    listed_episodes,
+    unfinished_buffers,
+    unfinished_episodes,
+)
+from shardwriter.memory import MemoryBudget
+from shardwriter.open_episodes import OpenEpisodes
+from shardwriter.performance import Performance
 from shardwriter.process import Identity
 from shardwriter.shard import Codecs
 from shardwriter.table_log import Store
@@ -28,7 +40,6 @@ from shardwriter.writer_process import Drain, LocalDrain, WriterProcess
 
 __all__ = ["Recorder", "episode_seed"]
 
-_SLOTS = 4
 _MOST_UNSEALED = 2  # ended episodes per writer process whose buffers still take up memory
 _SHARED_MEMORY = Path("/dev/shm")
 _CLUSTER_FILE_SYSTEMS = ["afs", "beegfs", "ceph", "glusterfs", "gpfs", "lustre", "panfs", "pvfs2"]
@@ -52,20 +63,38 @@ class Recorder:
         The experiment's directory, which exists.
     config
         How to record.
+    n_neurons
+        Size of the network where it is known, for checks.
+    is_copy
+        Another process has the same recorder: buffers of others count as well.
     """
 
-    def __init__(self, output_dir: Path, config: RecorderConfig) -> None:
+    def __init__(
+        self,
+        output_dir: Path,
+        config: RecorderConfig,
+        n_neurons: int | None = None,
+        *,
+        is_copy: bool = False,
+    ) -> None:
         self.output_dir = output_dir
         self.config = config
+        self.n_neurons = n_neurons
+        self._is_copy = is_copy
+        self.performance = Performance()
+        self._episodes = OpenEpisodes(self.performance)
+        self._starting = threading.Lock()
+        self._budget = MemoryBudget(
+            int(config.max_memory_mb * 1e6), self._used_bytes, self._episodes.wait_for_oldest
+        )
         self._codecs: Codecs = {}
         self._writers: list[WriterProcess] = []
-        self._open: dict[int, Episode] = {}
-        self._ended: deque[Episode] = deque()
+        self._flusher: _Flusher | None = None
         self._next_id = 0
         self._finalizer = weakref.finalize(self, _close_writers, self._writers)
 
-    def __reduce__(self) -> tuple[type["Recorder"], tuple[Path, RecorderConfig]]:
-        return Recorder, (self.output_dir, self.config)
+    def __reduce__(self) -> tuple[Callable[..., "Recorder"], tuple[object, ...]]:
+        return _copy_of, (self.output_dir, self.config, self.n_neurons)
 
     def __repr__(self) -> str:
         return f"<Recorder of {self.output_dir}>"
@@ -98,7 +127,7 @@ class Recorder:
         WriterFailed
             An earlier episode could not be written.
         """
-        self._settle_ended()
+        self._episodes.settle(_MOST_UNSEALED * max(1, len(self._writers)))
         if episode_id is None:
             return self._start_next()
         return self._start(_checked_id(episode_id))
@@ -111,15 +140,10 @@ class Recorder:
         WriterFailed
             A shard could not be written; the others were.
         """
-        failures = []
-        for episode in [*self._open.values(), *self._ended]:
-            try:
-                episode.interrupt()
-                episode.wait()
-            except Exception as error:  # noqa: BLE001  (raised once all are waited for)
-                failures.append(error)
-        self._open.clear()
-        self._ended.clear()
+        if self._flusher is not None:
+            self._flusher.stop()
+            self._flusher = None
+        failures = self._episodes.close()
         _close_writers(self._writers)
         if failures:
             raise failures[0]
@@ -143,16 +167,28 @@ class Recorder:
         except BaseException:
             buffer.unlink()
             raise
-        store = Store(buffer, drain, self.config.chunk_size, _SLOTS)
-        opened = Episode(episode, seed, store, paths.shard, self.config.neural_sampling_rate)
-        self._open[episode] = opened
+        self._budget.look()
+        store = Store(buffer, drain, self.config.chunk_size, self._budget)
+        checks = ContentChecks(episode, self.n_neurons) if self.config.validate_data else None
+        sampling = self.config.neural_sampling_rate
+        opened = Episode(episode, seed, store, paths.shard, sampling, checks)
+        if self.config.enable_profiling:
+            self.performance.attach(opened)
+        self._episodes.add(opened)
+        if self._flusher is None and not self.config.async_write:
+            self._flusher = _Flusher(self, self.config.flush_interval_s)
         return opened
+
+    def flush(self) -> None:
+        """Bring the rows logged so far to the parts, where no writer process does."""
+        self._episodes.flush()
 
     def _claim(self, paths: EpisodePaths, seed: int) -> Buffer:
         start = {
             "episode": paths.episode,
             "seed": seed,
             "start_time": datetime.now(UTC).isoformat(),
+            "flush_interval_s": self.config.flush_interval_s,
             "compression": {
                 "name": self.config.compression,
                 "level": self.config.compression_level,
@@ -176,6 +212,10 @@ class Recorder:
         return buffer
 
     def _drain(self, paths: EpisodePaths) -> Drain:
+        with self._starting:
+            return self._new_drain(paths)
+
+    def _new_drain(self, paths: EpisodePaths) -> Drain:
         if not self.config.async_write:
             return LocalDrain(paths, self._codecs)
         if len(self._writers) < self.config.n_async_workers and all(
@@ -184,13 +224,43 @@ class Recorder:
             self._writers.append(WriterProcess())
         return min(self._writers, key=lambda writer: writer.load).open(paths)
 
-    def _settle_ended(self) -> None:
-        """Let go of ended episodes; wait for the oldest when too many take up memory."""
-        for episode in [e for e in self._open.values() if e.has_ended]:
-            self._ended.append(self._open.pop(episode.id))
-        most = _MOST_UNSEALED * max(1, len(self._writers))
-        while self._ended and (len(self._ended) > most or self._ended[0].is_sealed):
-            self._ended.popleft().wait()
+    def performance_stats(self) -> dict[str, Any]:
+        """Return what recording has cost so far; see ``DataExporter.get_performance_stats``."""
+        return self.performance.stats(*self._episodes.progress())
+
+    def _used_bytes(self) -> int:
+        if self._is_copy:
+            return sum(_allocated(path) for path in unfinished_buffers(self.output_dir))
+        return self._episodes.memory_bytes()
+
+
+class _Flusher:
+    """A thread that flushes the recorder's episodes at an interval, as long as that lives."""
+
+    def __init__(self, recorder: Recorder, interval_s: float) -> None:
+        self._recorder = weakref.ref(recorder)
+        self._interval_s = interval_s
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="shardwriter-flush", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread, once it has finished what it does."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._interval_s):
+            recorder = self._recorder()
+            if recorder is None:
+                return
+            with suppress(WriterFailed):  # the next call of the episode raises it again
+                recorder.flush()
+            del recorder
+
+
+def _copy_of(output_dir: Path, config: RecorderConfig, n_neurons: int | None) -> Recorder:
+    return Recorder(output_dir, config, n_neurons, is_copy=True)
 
 
 def _checked_id(episode_id: object) -> int:
@@ -198,6 +268,13 @@ def _checked_id(episode_id: object) -> int:
     if not is_int or int(cast(int, episode_id)) < 0:
         raise ConfigError("episode_id", "an int, at least 0, or None", episode_id)
     return int(cast(int, episode_id))
+
+
+def _allocated(path: Path) -> int:
+    try:
+        return path.stat().st_blocks * 512
+    except FileNotFoundError:
+        return 0
 
 
 def default_buffer_directory(shards: Path) -> Path | None:
@@ -216,8 +293,7 @@ def default_buffer_directory(shards: Path) -> Path | None:
 
 def _create_elsewhere(link: Path, where: Path, start: dict[str, object]) -> Buffer:
     """Claim the id by a link beside the shards, then create the buffer that it names."""
-    own = Identity.own()
-    name = f"shardwriter-{own.host}-{own.pid}-{own.start_ticks}-{secrets.token_hex(4)}.buffer"
+    name = buffer_name(Identity.own().label, secrets.token_hex(4))
     os.symlink(where.resolve() / name, link)
     try:
         return Buffer.create(link.resolve(), start, link)

@@ -3,46 +3,133 @@
 Invariant: what a living process owns is never touched, and doing it twice changes nothing.
 """
 
-import json
+import fcntl
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from shardwriter.buffer import Buffer, remove_buffer
-from shardwriter.errors import BufferDamaged
-from shardwriter.layout import EpisodePaths
-from shardwriter.process import Identity
-from shardwriter.writer import EpisodeWriter, Sealed
+import h5py
+from tqdm.auto import tqdm
 
-__all__ = ["owner", "recover_episode"]
+from shardwriter.abandoned import RecoveredEpisode, brought_to_end, foreseen, left_alone
+from shardwriter.errors import ExperimentNotFound, ShardDamaged
+from shardwriter.layout import (
+    SHARDS,
+    EpisodePaths,
+    episode_group,
+    leftover_episodes,
+    listed_episodes,
+)
 
-
-def owner(buffer: Path) -> Identity | None:
-    """Return the process that logs to a buffer, None where it died before it said so."""
-    try:
-        records = Buffer.open(buffer).read_new()
-    except (BufferDamaged, FileNotFoundError):
-        return None
-    start = json.loads(records[0][0].payload) if records else {}
-    return Identity(**start["owner"]) if "owner" in start else None
+__all__ = ["RecoveredEpisode", "exit_code", "is_good", "missing", "recover", "recover_episode"]
 
 
-def recover_episode(paths: EpisodePaths) -> Sealed | None:
-    """Seal the episode of a dead process; wait for a writer of it that still lives.
+def recover(
+    directory: Path,
+    *,
+    dry_run: bool = False,
+    include_elsewhere: bool = False,
+    progress: bool = False,
+) -> list[RecoveredEpisode]:
+    """Bring every episode of an experiment that no living process owns to its end.
+
+    Safe to be killed and run again, to run twice at once, and to run while episodes are recorded.
+
+    Parameters
+    ----------
+    directory
+        The experiment's directory.
+    dry_run
+        Change nothing; tell what would be done.
+    include_elsewhere
+        Take episodes of other hosts and containers for dead. Only for those who know that
+        nothing records there any more.
+    progress
+        Show a progress bar.
 
     Returns
     -------
-    Sealed or None
-        None where nothing was left to do: the episode never began, or is sealed already.
+    list of RecoveredEpisode
+        One for each episode that was unfinished, in order of id.
+
+    Raises
+    ------
+    ExperimentNotFound
+        The directory is not an experiment's.
     """
-    if not paths.buffer.exists():
-        return None
-    if owner(paths.buffer) is None or paths.shard.exists():
-        remove_buffer(paths.buffer)
-        return None
+    directory = directory.absolute()
+    shards = directory / SHARDS
+    if not shards.is_dir():
+        raise ExperimentNotFound(
+            directory, f"an experiment with a folder {SHARDS}/", "give the directory of one"
+        )
+    action = foreseen if dry_run else brought_to_end
+    with _locked(shards, dry_run=dry_run):
+        episodes = leftover_episodes(directory)
+        bar = tqdm(episodes, desc="recover", unit="episode", disable=not progress)
+        found = [
+            left_alone(paths, include_elsewhere=include_elsewhere) or action(paths)
+            for paths in (EpisodePaths(directory, episode) for episode in bar)
+        ]
+    return [result for result in found if result is not None]
+
+
+def recover_episode(paths: EpisodePaths) -> RecoveredEpisode | None:
+    """Bring the episode of a dead process to its end; wait for a writer of it that still lives.
+
+    Returns
+    -------
+    RecoveredEpisode or None
+        None where nothing was left to do.
+    """
+    return left_alone(paths) or brought_to_end(paths, wait=True)
+
+
+def exit_code(episodes: Sequence[RecoveredEpisode]) -> int:
+    """Return 0 for all recovered, 3 for recovered with loss, 1 where something could not be."""
+    if any(episode.outcome in ("elsewhere", "failed") for episode in episodes):
+        return 1
+    return 3 if any(episode.has_loss for episode in episodes) else 0
+
+
+def missing(directory: Path, expected: Iterable[int]) -> list[int]:
+    """Return the ids of `expected` whose episodes have to be run, or run again.
+
+    These are the ones without a finished shard, and those whose shard says ``failed`` or
+    ``interrupted``.
+
+    Raises
+    ------
+    ExperimentNotFound
+        The directory is not an experiment's.
+    ShardDamaged
+        A shard cannot be read.
+    """
+    if not (directory / SHARDS).is_dir():
+        raise ExperimentNotFound(
+            directory, f"an experiment with a folder {SHARDS}/", "give the directory of one"
+        )
+    shards = listed_episodes(directory)
+    return [i for i in expected if i not in shards or not is_good(shards[i], i)]
+
+
+def is_good(shard: Path, episode: int) -> bool:
+    """Tell whether a finished shard's episode completed."""
     try:
-        writer = EpisodeWriter(paths, {}, wait=True)
-    except FileNotFoundError:
-        return None
-    if not writer.buffer.is_linked:  # the writer that we waited for has sealed it
-        writer.close()
-        return None
-    return writer.seal()
+        with h5py.File(shard, "r", locking=False) as file:
+            return file[episode_group(episode)].attrs["status"] in ("completed", "empty")
+    except (OSError, KeyError, RuntimeError) as error:
+        raise ShardDamaged(shard, "structure", f"not a readable shard: {error}") from error
+
+
+@contextmanager
+def _locked(shards: Path, *, dry_run: bool) -> Iterator[None]:
+    """Let one recovery of an experiment work at a time; its death lets the next go on."""
+    fd = os.open(shards, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if not dry_run:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)

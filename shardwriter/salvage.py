@@ -4,16 +4,29 @@ Invariant: the part is only read. Everything goes into a new file, chunk by chun
 compressed; the part stays what it was until that file takes its name.
 """
 
+import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
+import numpy as np
 
 from shardwriter.errors import ShardDamaged
-from shardwriter.layout import episode_group
-from shardwriter.schema import Table
+from shardwriter.layout import DAMAGED, EVENTS, TABLES, TIMESTEPS, episode_group
+from shardwriter.schema import Column, Table
 from shardwriter.shard import Shard
 
-__all__ = ["is_sealed", "salvage"]
+__all__ = ["check_opens", "is_sealed", "part_tables", "salvage", "set_aside"]
+
+
+def check_opens(part: Path, episode: int) -> None:
+    """Raise ShardDamaged for a part of which nothing can be read."""
+    with _opened(part) as file:
+        try:
+            file[episode_group(episode)].attrs.keys()
+        except (OSError, KeyError, RuntimeError) as error:
+            raise ShardDamaged(part, episode_group(episode), f"cannot be read: {error}") from error
 
 
 def is_sealed(part: Path, episode: int) -> bool:
@@ -22,29 +35,87 @@ def is_sealed(part: Path, episode: int) -> bool:
         return "status" in file[episode_group(episode)].attrs
 
 
-def salvage(part: Path, target: Shard, table: Table) -> int:
-    """Copy a table's whole chunks into `target`, which does not have the table yet.
+def salvage(part: Path, target: Shard, table: Table, *, whole: bool = True) -> int:
+    """Copy a table's chunks into `target`, which does not have the table yet.
+
+    Every chunk is decompressed on the way, so that one that cannot be is noticed.
+
+    Parameters
+    ----------
+    part
+        The file to read.
+    target
+        Where the rows go.
+    table
+        The table.
+    whole
+        Take whole chunks only; else also the last one as far as it goes.
 
     Returns
     -------
     int
-        The number of leading chunks that every column has.
+        The number of leading chunks that every column has whole and sound.
     """
     with _opened(part) as file:
-        group = file.get(f"{target.group.name}/{table.name}")
-        if group is None:
+        try:
+            group = file[f"{target.group.name}/{table.name}"]
+            sources = [group[column.name] for column in table.columns if column.name in group]
+        except (OSError, KeyError, RuntimeError):  # not there, or not readable
             target.add_table(table)
             return 0
         target.adopt(table, group)
-        sources = [group[column.name] for column in table.columns if column.name in group]
-        chunks = min(_leading_chunks(source) for source in sources)
-        for i, source in enumerate(sources):
-            first = int(source.attrs.get("first_row", 0)) // source.chunks[0]
-            for chunk in range(first, chunks):
-                target.copy_chunk(table.name, i, chunk, source)
+        chunks = _copied(sources, target, table.name)
         target.resize(table.name, chunks * table.rows_per_chunk)
+        if not whole:
+            _copy_rest(sources, target, table, chunks)
         target.add_table(table)
         return chunks
+
+
+def part_tables(part: Path, episode: int) -> list[Table]:
+    """Return the tables that a part has, with the columns that it has."""
+    with _opened(part) as file:
+        group = file[episode_group(episode)]
+        return [_table(name, group[name]) for name in _table_names(group)]
+
+
+def set_aside(path: Path) -> None:
+    """Keep a copy of a damaged file in ``shards/damaged/``, where nothing else touches it."""
+    if not path.exists():
+        return
+    folder = path.parent / DAMAGED
+    folder.mkdir(exist_ok=True)
+    copy = folder / path.name
+    copy.unlink(missing_ok=True)
+    if path.is_symlink():
+        shutil.copyfile(path, copy)
+    else:
+        os.link(path, copy)
+
+
+def _copied(sources: list[h5py.Dataset], target: Shard, name: str) -> int:
+    chunks = min(_leading_chunks(source) for source in sources)
+    for chunk in range(chunks):
+        for i, source in enumerate(sources):
+            if chunk < int(source.attrs.get("first_row", 0)) // source.chunks[0]:
+                continue
+            try:
+                target.copy_chunk(name, i, chunk, source)
+            except (OSError, RuntimeError):
+                return chunk
+    return chunks
+
+
+def _copy_rest(sources: list[h5py.Dataset], target: Shard, table: Table, chunks: int) -> None:
+    start = chunks * table.rows_per_chunk
+    count = min(len(source) for source in sources) - start
+    if not 0 < count < table.rows_per_chunk:
+        return
+    try:
+        blocks = tuple(np.asarray(source[start : start + count]) for source in sources)
+    except (OSError, RuntimeError):
+        return
+    target.write_chunk(table.name, chunks, blocks, count)
 
 
 def _leading_chunks(source: h5py.Dataset) -> int:
@@ -55,10 +126,30 @@ def _leading_chunks(source: h5py.Dataset) -> int:
     if source.size == 0:
         return int(len(source) // rows)
     while (count + 1) * rows <= len(source):
-        if source.id.get_chunk_info_by_coord((count * rows, *origin)).byte_offset is None:
+        try:
+            if source.id.get_chunk_info_by_coord((count * rows, *origin)).byte_offset is None:
+                break
+        except (OSError, RuntimeError):
             break
         count += 1
     return int(count)
+
+
+def _table_names(group: h5py.Group) -> Iterator[str]:
+    for name in group:
+        if name in TABLES:
+            yield name
+        elif name == EVENTS:
+            yield from (f"{EVENTS}/{event}" for event in group[name])
+
+
+def _table(name: str, group: h5py.Group) -> Table:
+    columns = []
+    for key in [TIMESTEPS, *(key for key in group if key != TIMESTEPS)]:
+        text = h5py.check_string_dtype(group[key].dtype)
+        dtype = np.dtype(f"S{text.length}") if text else group[key].dtype
+        columns.append(Column(key, dtype, group[key].shape[1:]))
+    return Table(name, tuple(columns), int(group[TIMESTEPS].chunks[0]))
 
 
 def _opened(part: Path) -> h5py.File:

@@ -44,11 +44,15 @@ INDEX_DTYPE = np.dtype(
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One field of a table: a name, a NumPy dtype and the fixed shape of one row."""
+    """One field of a table: a name, a NumPy dtype and the fixed shape of one row.
+
+    ``logged_as`` names the dtype of what was logged, where HDF5 has no such dtype.
+    """
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int, ...] = ()
+    logged_as: str | None = None
 
     @property
     def row_bytes(self) -> int:
@@ -57,13 +61,13 @@ class Column:
 
     def to_json(self) -> list[object]:
         """Return the column as JSON values."""
-        return [self.name, self.dtype.str, list(self.shape)]
+        return [self.name, self.dtype.str, list(self.shape), self.logged_as]
 
     @classmethod
     def from_json(cls, value: list[Any]) -> "Column":
         """Return the column that ``to_json`` wrote."""
-        name, dtype, shape = value
-        return cls(str(name), np.dtype(dtype), tuple(int(n) for n in shape))
+        name, dtype, shape, logged_as = value
+        return cls(str(name), np.dtype(dtype), tuple(int(n) for n in shape), logged_as)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,10 @@ class Table:
     def with_columns(self, columns: tuple[Column, ...]) -> "Table":
         """Return the same table with more columns at its end."""
         return Table(self.name, self.columns + columns, self.rows_per_chunk)
+
+    def with_chunk_rows(self, rows: int) -> "Table":
+        """Return the same table with other chunks."""
+        return Table(self.name, self.columns, rows)
 
     def to_json(self) -> dict[str, object]:
         """Return the table as JSON values."""
@@ -140,7 +148,18 @@ def name_problem(name: object) -> str | None:
         return repr(name)
     if "/" in name or "\0" in name:
         return f"{name!r}, which has a slash or NUL in it"
+    if not is_utf8(name):
+        return f"{name!r}, which is no Unicode text"
     return None
+
+
+def is_utf8(text: str) -> bool:
+    """Tell whether a text can be stored: one with a lone surrogate cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def readable_version(version: str) -> bool:

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from isal import isal_zlib
 
 from shardwriter.compression import ColumnCodec, Compression, Pipeline
 from shardwriter.errors import FormatError, ShardDamaged
+from shardwriter.instants import reached
 from shardwriter.journal import Overlay, sync_directory
 from shardwriter.layout import EVENTS, FORMAT, FORMAT_VERSION, TABLES, TIMESTEPS, episode_group
 from shardwriter.schema import Column, Table, fill_value, readable_version
@@ -28,6 +30,7 @@ Array = np.ndarray[Any, Any]
 Codecs = dict[tuple[str, str], ColumnCodec]
 
 _LIBVER = ("v110", "v114")  # SWMR needs v110; v114 keeps out what HDF5 1.14 cannot read
+_BOUNDS = {"v110": h5py.h5f.LIBVER_V110, "v114": h5py.h5f.LIBVER_V114}
 
 
 def create(path: Path, episode: int) -> h5py.File:
@@ -47,18 +50,42 @@ def create(path: Path, episode: int) -> h5py.File:
 
 
 def append_to(path: Path) -> h5py.File:
-    """Open a closed part to append rows."""
-    return h5py.File(path, "r+", libver=_LIBVER)
+    """Open a closed part to append rows.
+
+    In SWMR mode from the start: a process killed after a plain open, and before it switched
+    to SWMR, would leave a file that nothing opens.
+    """
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    access.set_libver_bounds(*(_BOUNDS[name] for name in _LIBVER))
+    flags = h5py.h5f.ACC_RDWR | h5py.h5f.ACC_SWMR_WRITE
+    file = h5py.File(h5py.h5f.open(os.fsencode(path), flags, fapl=access))
+    reached("part opened")
+    return file
 
 
 @dataclass(slots=True)
 class _StoredColumn:
-    """A column's dataset and codec, and the CRC-32 of the rows of each chunk written."""
+    """A column's dataset and codec, and what was noted of each chunk written."""
 
     name: str
     dataset: h5py.Dataset
     codec: ColumnCodec
     digests: dict[int, int] = field(default_factory=dict)
+    spans: dict[int, tuple[int, int, bool]] = field(default_factory=dict)
+
+    def note(self, chunk: int, values: Array) -> None:
+        """Take note of a chunk's rows: their CRC-32, and of timesteps their order."""
+        self.digests[chunk] = isal_zlib.crc32(_octets(values))
+        if self.name == TIMESTEPS and len(values):
+            is_sorted = bool((values[1:] >= values[:-1]).all())
+            self.spans[chunk] = (int(values[0]), int(values[-1]), is_sorted)
+
+    def is_sorted(self) -> bool:
+        """Tell whether the timesteps of all chunks never fall."""
+        spans = [self.spans[chunk] for chunk in sorted(self.spans)]
+        rises = all(a[1] <= b[0] for a, b in pairwise(spans))
+        return rises and all(is_sorted for _, _, is_sorted in spans)
 
 
 class Shard:
@@ -164,7 +191,7 @@ class Shard:
             if dataset.size == 0:
                 continue
             values = np.ascontiguousarray(column.codec.rounded(block[:rows]))
-            column.digests[chunk] = isal_zlib.crc32(_octets(values))
+            column.note(chunk, values)
             if column.codec.encode is None:
                 dataset[start : start + rows] = values.view(dataset.dtype)  # text is UTF-8
                 continue
@@ -184,12 +211,28 @@ class Shard:
         origin = (start,) + (0,) * (source.ndim - 1)
         mask, data = source.id.read_direct_chunk(origin)
         stored.dataset.id.write_direct_chunk(origin, data, mask)
-        stored.digests[chunk] = isal_zlib.crc32(_octets(source[start : start + rows]))
+        stored.note(chunk, source[start : start + rows])
 
     def resize(self, table: str, rows: int) -> None:
-        """Set the number of rows of every column of a table."""
+        """Set the number of rows of every column of a table, whole chunks of it."""
         for column in self._tables[table]:
             column.dataset.resize(rows, axis=0)
+            chunks = rows // column.dataset.chunks[0]
+            column.digests = {i: crc for i, crc in column.digests.items() if i < chunks}
+            column.spans = {i: span for i, span in column.spans.items() if i < chunks}
+
+    def rows(self) -> dict[str, int]:
+        """Return the number of rows of each table."""
+        return {name: len(columns[0].dataset) for name, columns in self._tables.items()}
+
+    def column_bytes(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Return the raw and the stored bytes of each column, by ``table/column``."""
+        raw, stored = {}, {}
+        for table, columns in self._tables.items():
+            for column in columns:
+                raw[f"{table}/{column.name}"] = int(column.dataset.nbytes)
+                stored[f"{table}/{column.name}"] = column.dataset.id.get_storage_size()
+        return raw, stored
 
     def sums(self, table: str, column: int, chunks: int) -> dict[int, float]:
         """Return the sum of a column's values in each of its first chunks."""
@@ -201,12 +244,15 @@ class Shard:
         """Keep with every column what ``verify`` needs: a CRC-32 over those of its chunks.
 
         The digest is the CRC-32 of the chunks' own CRC-32s (of their rows' bytes), each 4
-        bytes little-endian, in order; chunks that a late column lacks are left out.
+        bytes little-endian, in order; chunks that a late column lacks are left out. Timesteps
+        also say whether they are sorted, which lets a reader search them.
         """
         for columns in self._tables.values():
             for column in columns:
                 parts = [column.digests[i].to_bytes(4, "little") for i in sorted(column.digests)]
                 column.dataset.attrs["crc32"] = np.uint32(isal_zlib.crc32(b"".join(parts)))
+                if column.name == TIMESTEPS:
+                    column.dataset.attrs["is_sorted"] = column.is_sorted()
 
 
 def _create_column(
@@ -216,7 +262,7 @@ def _create_column(
     dataset = group.create_dataset(
         column.name,
         shape=(first, *column.shape),
-        maxshape=(None, *column.shape),
+        maxshape=(None, *(n or None for n in column.shape)),  # h5py: no chunk beyond it
         chunks=(chunk_rows, *(max(n, 1) for n in column.shape)),
         dtype=h5py.string_dtype("utf-8", column.dtype.itemsize) if text else column.dtype,
         fillvalue=fill_value(column.dtype),
@@ -224,6 +270,8 @@ def _create_column(
     )
     if first:
         dataset.attrs["first_row"] = first
+    if column.logged_as is not None:
+        dataset.attrs["logged_as"] = column.logged_as
     if codec.precision is not None:
         dataset.attrs["precision"] = codec.precision
     if codec.reason:
@@ -299,7 +347,7 @@ def describe(path: Path) -> ShardDescription:
     """
     stat = path.stat()
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with h5py.File(path, "r") as file:
             attributes = dict(file.attrs)
             check_format(path, attributes)
             names = list(file["episodes"])
@@ -375,12 +423,16 @@ def publish(temporary: Path, final: Path, *, replace: bool = False) -> None:
     FileExistsError
         The final name exists and `replace` is not set; nothing was overwritten.
     """
+    reached("file closed")
     fd = os.open(temporary, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
+    reached("file synced")
     if not replace and final.exists():
         raise FileExistsError(final)
     temporary.replace(final)
+    reached("file renamed")
     sync_directory(final.parent)
+    reached("directory synced")

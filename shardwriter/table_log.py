@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from shardwriter.buffer import Buffer, TableSlots
+from shardwriter.instants import reached
+from shardwriter.memory import MemoryBudget
 from shardwriter.schema import Column, Table, fill_value
 from shardwriter.writer_process import Drain
 
@@ -21,15 +23,12 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Where an episode's tables live.
-
-    ``chunk_rows`` limits the rows of a chunk, ``n_slots`` is the number of slots of a table.
-    """
+    """Where an episode's tables live; ``chunk_rows`` limits the rows of a chunk."""
 
     buffer: Buffer
     drain: Drain
     chunk_rows: int
-    n_slots: int
+    budget: MemoryBudget
 
 
 class TableLog:
@@ -64,8 +63,9 @@ class TableLog:
 
     def __init__(self, store: Store, name: str, columns: Sequence[Column]) -> None:
         self._store = store
-        self.table = Table.of(name, tuple(columns), store.chunk_rows)
-        new = store.buffer.add_tables([self.table], [store.n_slots], [0])
+        table = Table.of(name, tuple(columns), store.chunk_rows)
+        self.table, n_slots = store.budget.fit(table)
+        new = store.buffer.add_tables([self.table], [n_slots], [0])
         self._use(new.slots[0], 0)
         new.commit()
 
@@ -73,6 +73,10 @@ class TableLog:
     def rows(self) -> int:
         """Rows logged so far."""
         return self._base + self._row
+
+    def progress(self) -> tuple[int, int]:
+        """Return the rows and raw bytes logged so far."""
+        return self.rows, self.rows * sum(column.row_bytes for column in self.table.columns)
 
     def append(self, timestep: int, values: Sequence[Any]) -> None:
         """Append one row; it exists once this returns.
@@ -146,7 +150,7 @@ class TableLog:
         if chunk:
             self._store.drain.wait_until_free(self.table.name, chunk - 1)
         wider = self.table.with_columns(tuple(columns))
-        new = self._store.buffer.add_tables([wider], [self._store.n_slots], [rows])
+        new = self._store.buffer.add_tables([wider], [len(self._slots.slots)], [rows])
         slots = new.slots[0]
         target = slots.slots[chunk % len(slots.slots)]
         for view, old in zip(target, (self._timesteps, *self._fields), strict=False):
@@ -177,6 +181,10 @@ class TableLog:
         self._enter_slot()
 
     def _hand_over(self) -> None:
+        chunk = self._base // self._limit
+        reached("slot full")
+        self._slots.add_digest(chunk)
         self._row = 0
         self._base += self._limit
-        self._store.drain.hand_over(self.table.name, self._base // self._limit - 1)
+        self._store.drain.hand_over(self.table.name, chunk, len(self._slots.slots))
+        reached("slot sent")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from shardwriter.schema import name_problem
+from shardwriter.schema import is_utf8, name_problem
 
 __all__ = ["Leaf", "TreeError", "build", "flatten", "pack", "unpack"]
 
@@ -69,6 +69,7 @@ def _leaves(path: str, value: object) -> Iterator[Leaf]:
         return
     array = _as_array(value)
     if array is not None:
+        _check_text(path, array)
         yield Leaf(path, _kind(value), array)
         return
     if isinstance(value, (list, tuple)):
@@ -78,6 +79,12 @@ def _leaves(path: str, value: object) -> Iterator[Leaf]:
         return
     storable = "numbers, strings, arrays, dicts, lists or None"
     raise TreeError(path, storable, type(value).__name__)
+
+
+def _check_text(path: str, array: np.ndarray[Any, Any]) -> None:
+    for text in array.reshape(-1) if array.dtype == object else ():
+        if "\0" in text or not is_utf8(text):
+            raise TreeError(path, "Unicode text without NUL", repr(text))
 
 
 def _kind(value: object) -> str:
@@ -103,12 +110,22 @@ def _as_array(value: object) -> np.ndarray[Any, Any] | None:
     except (TypeError, ValueError, OverflowError):
         return None
     if array.dtype.kind == "U":
-        return array.astype(object)
-    if array.dtype.kind not in "biufcS":
+        return np.array(value, object)  # not by way of dtype U, which drops NULs at the end
+    if array.dtype.kind not in "biufcS" or _has_lost_digits(value, array):
         return None
     return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False)).reshape(
         array.shape
     )
+
+
+def _has_lost_digits(value: object, array: np.ndarray[Any, Any]) -> bool:
+    """Tell whether NumPy made floats of a list of ints, as it does when no int dtype fits all."""
+    if array.dtype.kind != "f" or not isinstance(value, (list, tuple)):
+        return False
+    first: object = value
+    while isinstance(first, (list, tuple)):
+        first = first[0]
+    return isinstance(first, int)
 
 
 def _is_uniform(items: Sequence[object]) -> bool:

@@ -5,15 +5,27 @@ text fixed-length UTF-8.
 """
 
 import operator
-from typing import Any
+import sys
+from collections.abc import Mapping
+from dataclasses import fields as dataclass_fields
+from dataclasses import is_dataclass
+from typing import Any, cast
 
 import numpy as np
 
 from shardwriter.schema import is_storable
 
-__all__ = ["ValueProblem", "as_array", "as_timestep"]
+__all__ = [
+    "ValueProblem",
+    "as_array",
+    "as_timestep",
+    "fetched",
+    "flattened",
+    "foreign_dtype",
+]
 
 TEXT_BYTES = 256
+_FOREIGN_FLOATS = ("bfloat16", "float8_", "float6_", "float4_")
 
 
 class ValueProblem(Exception):
@@ -21,7 +33,10 @@ class ValueProblem(Exception):
 
 
 def as_array(value: object) -> np.ndarray[Any, Any]:
-    """Return a logged value as a C-contiguous array of a storable dtype.
+    """Return a logged value as an array of a storable dtype.
+
+    Takes scalars, text, lists, NumPy arrays, and whatever has ``__array__`` or DLPack: JAX
+    arrays, PyTorch tensors. Types that HDF5 lacks, such as bfloat16, become float32.
 
     Raises
     ------
@@ -35,15 +50,77 @@ def as_array(value: object) -> np.ndarray[Any, Any]:
             raise ValueProblem("an integer of at most 64 bits", str(value))
         return np.asarray(value, np.int64)
     try:
-        array = np.asarray(value)
+        array = np.asarray(_on_host(value))
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueProblem("numbers in a regular shape", str(error)) from error
     if array.dtype.kind == "U":
-        return np.char.encode(array, "utf-8").astype(f"S{_text_bytes(array)}")
+        encoded = np.char.encode(array, "utf-8")
+        return encoded.astype(f"S{max(TEXT_BYTES, encoded.dtype.itemsize)}")
+    if foreign_dtype(value) is not None:
+        array = array.astype(np.float32)
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if not is_storable(array.dtype):
         raise ValueProblem("numbers, booleans or text", f"{type(value).__name__} of {array.dtype}")
     return array
+
+
+def foreign_dtype(value: object) -> str | None:
+    """Return the name of a value's dtype if it is a float that only machine learning knows."""
+    name = str(getattr(value, "dtype", "")).removeprefix("torch.")
+    return name if name.startswith(_FOREIGN_FLOATS) else None
+
+
+def _on_host(value: Any) -> Any:
+    """Return a value that NumPy can read: detached, in main memory, of a dtype it knows."""
+    if hasattr(value, "detach"):  # a PyTorch tensor
+        value = value.detach().cpu()
+        return value.float() if foreign_dtype(value) else value
+    if not hasattr(value, "__array__") and hasattr(value, "__dlpack__"):
+        return np.from_dlpack(value)
+    return value
+
+
+def fetched(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return arguments with the JAX arrays in them on the host, by one transfer for all."""
+    jax = sys.modules.get("jax")
+    if jax is None or not any(_holds_jax(argument, jax) for argument in arguments):
+        return arguments
+    return cast(tuple[Any, ...], jax.device_get(arguments))
+
+
+def _holds_jax(value: Any, jax: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_holds_jax(item, jax) for item in value.values())
+    if isinstance(value, (tuple, list)):
+        return bool(value) and _holds_jax(value[0], jax)
+    return isinstance(value, jax.Array)
+
+
+def flattened(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return fields with nested ones under names joined by dots: ``{"layer.v": …}``.
+
+    Dicts, named tuples and dataclasses nest. Where none does, `fields` itself comes back.
+    """
+    if not any(_children(value) is not None for value in fields.values()):
+        return fields
+    flat: dict[str, Any] = {}
+    for name, value in fields.items():
+        children = _children(value)
+        if children is None:
+            flat[name] = value
+        else:
+            flat |= {f"{name}.{key}": item for key, item in flattened(children).items()}
+    return flat
+
+
+def _children(value: Any) -> Mapping[str, Any] | None:
+    if isinstance(value, Mapping):
+        return value
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return cast(Mapping[str, Any], value._asdict())
+    if is_dataclass(value) and not isinstance(value, type):
+        return {each.name: getattr(value, each.name) for each in dataclass_fields(value)}
+    return None
 
 
 def _text(value: str | bytes) -> np.ndarray[Any, Any]:
@@ -51,10 +128,6 @@ def _text(value: str | bytes) -> np.ndarray[Any, Any]:
     if data.endswith(b"\0"):
         raise ValueProblem("text without NUL at its end", repr(value))
     return np.array(data, f"S{max(TEXT_BYTES, 2 * len(data))}")
-
-
-def _text_bytes(array: np.ndarray[Any, Any]) -> int:
-    return max(TEXT_BYTES, array.dtype.itemsize)
 
 
 def as_timestep(value: Any) -> int:
@@ -66,7 +139,7 @@ def as_timestep(value: Any) -> int:
         It is not an integer of at most 64 bits.
     """
     try:
-        timestep: int = operator.index(value)
+        timestep = cast(int, operator.index(value))
     except TypeError as error:
         raise ValueProblem("an int", f"{type(value).__name__} {value!r}") from error
     if not -(2**63) <= timestep < 2**63:

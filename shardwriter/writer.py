@@ -7,33 +7,39 @@ are flushed into the part.
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from shardwriter.buffer import Buffer, TableSlots
+from shardwriter.buffer import Buffer, Record, TableSlots, remove_buffer
 from shardwriter.compression import Compression
-from shardwriter.errors import EpisodeBusy
+from shardwriter.errors import BufferDamaged, EpisodeBusy, ShardDamaged
 from shardwriter.groups import write_attributes, write_tree
+from shardwriter.instants import reached
 from shardwriter.journal import replay
 from shardwriter.layout import REWARDS, SPIKES, EpisodePaths
-from shardwriter.salvage import is_sealed, salvage
-from shardwriter.shard import Codecs, Shard, amended, append_to, create, publish
+from shardwriter.salvage import check_opens, is_sealed, part_tables, salvage, set_aside
+from shardwriter.shard import Codecs, Shard, amended, append_to, create, describe, publish
 from shardwriter.tree import Leaf, unpack
 
-__all__ = ["EpisodeWriter", "Sealed"]
+__all__ = ["EpisodeWriter", "Sealed", "finished"]
 
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
     """What became of an episode.
 
-    ``rows`` counts the rows of each table in the shard; ``lost`` those that were committed but
-    could not be found, which only damaged files bring about.
+    ``raw_bytes`` and ``stored_bytes`` are those of each column, before and after compression;
+    ``busy_s`` is what the writer worked of the ``open_s`` that it had the episode, ``blocked_s``
+    what logging waited for free slots, ``slots_high_water`` the largest part of a table's slots
+    that waited to be written. ``rows`` counts the rows of each table in the shard; ``lost`` those that were committed but
+    could not be found, which only damaged files bring about, and ``damage`` says which. A table
+    whose loss cannot be counted has -1 there.
     """
 
     episode: int
@@ -41,6 +47,21 @@ class Sealed:
     status: str
     rows: Mapping[str, int]
     lost: Mapping[str, int]
+    damage: tuple[str, ...] = ()
+    raw_bytes: Mapping[str, int] = field(default_factory=dict)
+    stored_bytes: Mapping[str, int] = field(default_factory=dict)
+    busy_s: float = 0.0
+    open_s: float = 0.0
+    blocked_s: float = 0.0
+    slots_high_water: float = 0.0
+
+
+def finished(paths: EpisodePaths) -> Sealed:
+    """Return what a published shard says of itself, and remove a buffer that is left of it."""
+    shard = describe(paths.shard)
+    remove_buffer(paths.buffer)
+    rows = {name: shard.rows(name) for name in shard.tables}
+    return Sealed(paths.episode, paths.shard, str(shard.attributes["status"]), rows, {})
 
 
 class EpisodeWriter:
@@ -54,6 +75,9 @@ class EpisodeWriter:
         Codecs by table and column, kept by the caller from episode to episode.
     wait
         Wait for another process that writes this shard, instead of raising.
+    is_recovery
+        Verify everything, and go on with what is sound where a file is damaged: with the longest
+        prefix of each table. Files with damage are kept in ``shards/damaged/``.
 
     Raises
     ------
@@ -63,7 +87,9 @@ class EpisodeWriter:
         The buffer, or a part left by a killed writer, cannot be read.
     """
 
-    def __init__(self, paths: EpisodePaths, codecs: Codecs, *, wait: bool = False) -> None:
+    def __init__(
+        self, paths: EpisodePaths, codecs: Codecs, *, wait: bool = False, is_recovery: bool = False
+    ) -> None:
         self._paths = paths
         self._codecs = codecs
         self._buffer = Buffer.open(paths.buffer)
@@ -77,24 +103,44 @@ class EpisodeWriter:
         self._written: dict[str, int] = {}  # whole chunks flushed, by table
         self._rewards: dict[int, float] = {}  # sum of rewards, by chunk
         self._is_sealed = False
-        self._lost: dict[str, int] = {}
+        self._raw_bytes: Mapping[str, int] = {}
+        self._stored_bytes: Mapping[str, int] = {}
+        self.busy_s = 0.0
+        self._opened_at = time.perf_counter()
+        self._is_recovery = is_recovery
+        self._kept: dict[str, int] = {}  # rows of the tables of which not all are sound
+        self._part_only: dict[str, int] = {}  # rows of tables that the buffer does not know
+        self._damage: list[str] = []
+        self._flushed: dict[str, int] = {}  # rows of each table when `flush` last wrote
         self._read_records()
+        if not self._start:
+            raise BufferDamaged(paths.buffer, "its start record is gone")
         self.episode = paths.episode
         self._compression = Compression(**self._start["compression"])
         if paths.part.exists() or paths.journal.exists():
             self._take_over()
+        if is_recovery:
+            self._verify_slots()
 
     def drain(self, name: str, chunk: int) -> None:
         """Write and flush a full slot; the slot is free when this returns."""
+        began = time.perf_counter()
         self._read_records()
         shard = self._part([name])
         self._write_chunk(shard, name, chunk, self._tables[name].table.rows_per_chunk)
+        reached("chunk written")
         shard.file.flush()
+        reached("chunk flushed")
         self._written[name] = chunk + 1
+        self.busy_s += time.perf_counter() - began
 
     def flush(self) -> None:
-        """Write and flush the rows of slots that are not full yet."""
+        """Write and flush the rows of slots that are not full yet, if there are new ones."""
         self._read_records()
+        rows = {name: slots.rows for name, slots in self._tables.items()}
+        if rows == self._flushed or self._is_sealed:
+            return
+        self._flushed = rows
         shard = self._part(self._tables)
         for name in self._tables:
             self._write_rest(shard, name)
@@ -105,9 +151,9 @@ class EpisodeWriter:
 
         An episode whose end was never logged becomes ``interrupted``.
         """
+        began = time.perf_counter()
         self._read_records()
-        rows = {name: slots.rows for name, slots in self._tables.items()}
-        rows = {name: count - self._lost.get(name, 0) for name, count in rows.items()}
+        rows = {name: self._rows(name) for name in self._tables} | self._part_only
         if self._is_sealed:
             finished = self._paths.part
         elif self._shard is None:
@@ -115,8 +161,27 @@ class EpisodeWriter:
         else:
             finished = self._finish_part(self._part(self._tables))
         publish(finished, self._paths.shard)
+        if self._damage:
+            set_aside(self._paths.buffer)
         self._buffer.unlink()
-        return Sealed(self.episode, self._paths.shard, self._status(), rows, self._lost)
+        lost = {n: max(-1, self._tables[n].rows - kept) for n, kept in self._kept.items()}
+        return Sealed(
+            self.episode,
+            self._paths.shard,
+            self._status(),
+            rows,
+            lost,
+            tuple(self._damage),
+            self._raw_bytes,
+            self._stored_bytes,
+            self.busy_s + time.perf_counter() - began,
+            time.perf_counter() - self._opened_at,
+        )
+
+    @property
+    def flush_interval_s(self) -> float:
+        """After how long ``flush`` is due again."""
+        return float(self._start["flush_interval_s"])
 
     @property
     def buffer(self) -> Buffer:
@@ -132,8 +197,11 @@ class EpisodeWriter:
 
     # -- reading the buffer ---------------------------------------------------------------
 
+    def _rows(self, name: str) -> int:
+        return self._kept.get(name, self._tables[name].rows)
+
     def _read_records(self) -> None:
-        for record, slots in self._buffer.read_new():
+        for record, slots in self._read_new():
             if record.kind == "start":
                 self._start = json.loads(record.payload)
             elif record.kind == "tables":
@@ -142,6 +210,13 @@ class EpisodeWriter:
                 self._static.append(unpack(record.payload))
             else:
                 self._end = json.loads(record.payload)
+
+    def _read_new(self) -> list[tuple[Record, list[TableSlots]]]:
+        try:
+            return self._buffer.read_new()
+        except BufferDamaged as damage:
+            self._note(damage)
+            return []
 
     # -- writing --------------------------------------------------------------------------
 
@@ -166,18 +241,21 @@ class EpisodeWriter:
             shard = self._shard
             self._amend(shard, lambda: self._add_tables(shard, missing))
             shard.bind(append_to(self._paths.part))
-            shard.file.swmr_mode = True
         return self._shard
 
     def _create(self) -> Shard:
         self._paths.temporary.unlink(missing_ok=True)
         file = create(self._paths.temporary, self.episode)
-        return Shard(self.episode, self._compression, self._codecs, file)
+        shard = Shard(self.episode, self._compression, self._codecs, file)
+        write_attributes(shard.group, {key: self._start[key] for key in ("seed", "start_time")})
+        return shard
 
     def _publish_part(self, shard: Shard) -> None:
         shard.file.swmr_mode = True
         shard.file.flush()
+        reached("part created")
         self._paths.temporary.replace(self._paths.part)
+        reached("part published")
 
     def _amend(self, shard: Shard, change: Callable[[], None]) -> None:
         shard.file.close()
@@ -198,10 +276,8 @@ class EpisodeWriter:
 
     def _write_rest(self, shard: Shard, name: str) -> None:
         """Write the chunks that no hand-over announced, the last one as far as it goes."""
-        if name in self._lost:
-            return
         table = self._tables[name].table
-        rows = self._tables[name].rows
+        rows = self._rows(name)
         for chunk in range(self._written.get(name, 0), -(-rows // table.rows_per_chunk)):
             count = min(table.rows_per_chunk, rows - chunk * table.rows_per_chunk)
             self._write_chunk(shard, name, chunk, count)
@@ -228,9 +304,9 @@ class EpisodeWriter:
     def _describe(self, shard: Shard) -> None:
         """Write everything about the episode that is not a table."""
         shard.write_digests()
+        self._raw_bytes, self._stored_bytes = shard.column_bytes()
         for leaves in self._static:
             write_tree(shard.group, leaves)
-        spikes = self._tables.get(SPIKES)
         write_attributes(
             shard.group,
             {
@@ -240,7 +316,7 @@ class EpisodeWriter:
                 "end_time": datetime.now(UTC).isoformat(),
                 "success": False,
                 "total_timesteps": self._buffer.steps[0],
-                "total_spikes": spikes.rows if spikes else 0,
+                "total_spikes": self._rows(SPIKES) if SPIKES in self._tables else 0,
                 "total_reward": math.fsum(self._rewards.values()),
                 **self._end,
                 "status": self._status(),
@@ -248,7 +324,8 @@ class EpisodeWriter:
         )
 
     def _status(self) -> str:
-        if not any(slots.rows for slots in self._tables.values()) and not self._end.get("error"):
+        has_rows = self._part_only or any(slots.rows for slots in self._tables.values())
+        if not has_rows and not self._end.get("error"):
             return "empty"
         return str(self._end.get("status", "interrupted"))
 
@@ -257,20 +334,77 @@ class EpisodeWriter:
     def _take_over(self) -> None:
         """Make the part whole again and write what only the buffer holds."""
         paths = self._paths
-        if paths.journal.exists():
-            replay(paths.journal, paths.part)
-        if is_sealed(paths.part, self.episode):
+        readable = self._is_readable()
+        if readable and is_sealed(paths.part, self.episode):
             self._is_sealed = True
             return
         shard = self._create()
         for name, slots in self._tables.items():
-            kept = salvage(paths.part, shard, slots.table)
-            rows = slots.table.rows_per_chunk
-            overwritten = max(0, slots.rows // rows - len(slots.slots) + 1)
-            if kept < overwritten:
-                self._lost[name] = slots.rows - kept * rows
-            self._written[name] = min(kept, overwritten)
+            if readable:
+                kept = salvage(paths.part, shard, slots.table)
+            else:
+                shard.add_table(slots.table)
+                kept = 0
+            self._go_on_from(name, kept)
             if name == REWARDS:
                 self._rewards = shard.sums(name, 1, self._written[name])
+        if readable:
+            for table in part_tables(paths.part, self.episode):
+                if table.name not in self._tables:  # its record is damaged
+                    salvage(paths.part, shard, table, whole=False)
+                    self._part_only[table.name] = shard.rows()[table.name]
+        reached("rows salvaged")
+        if self._damage:
+            set_aside(paths.part)
         self._publish_part(shard)
         self._shard = shard
+
+    def _is_readable(self) -> bool:
+        """Bring the part up to date with its journal and tell whether it can be read at all."""
+        paths = self._paths
+        try:
+            if paths.journal.exists():
+                replay(paths.journal, paths.part)
+        except (ShardDamaged, FileNotFoundError) as damage:
+            self._note(damage)
+            set_aside(paths.journal)
+            paths.journal.unlink()
+        try:
+            check_opens(paths.part, self.episode)
+        except ShardDamaged as damage:
+            self._note(damage)
+            return False
+        return True
+
+    def _note(self, damage: Exception) -> None:
+        """Raise what a recovery would go on from."""
+        if not self._is_recovery:
+            raise damage
+        if str(damage) not in self._damage:
+            self._damage.append(str(damage))
+
+    def _go_on_from(self, name: str, chunks: int) -> None:
+        """Take a table's first chunks as written, as far as the buffer does not have them."""
+        slots = self._tables[name]
+        needed = slots.oldest_chunk
+        self._written[name] = min(chunks, needed)
+        if chunks < needed:
+            place = f"{name}, chunk {chunks}"
+            self._note(ShardDamaged(self._paths.part, place, "it cannot be read"))
+        if chunks < needed or chunks * slots.table.rows_per_chunk > slots.rows:
+            self._written[name] = chunks
+            self._kept[name] = chunks * slots.table.rows_per_chunk
+
+    def _verify_slots(self) -> None:
+        """Find the first full slot of each table whose content has changed."""
+        if self._is_sealed:
+            return
+        for name, slots in self._tables.items():
+            rows = slots.table.rows_per_chunk
+            if name not in self._written:
+                self._go_on_from(name, 0)
+            for chunk in range(self._written[name], self._rows(name) // rows):
+                if not slots.is_intact(chunk):
+                    self._damage.append(f"{self._paths.buffer}: {name}: chunk {chunk} has changed")
+                    self._kept[name] = chunk * rows
+                    break

@@ -6,15 +6,18 @@ not acknowledged is still in the buffer, so a killed writer is replaced and told
 """
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar, cast
 
 from shardwriter.errors import ShardWriterError, WriterFailed
+from shardwriter.instants import reached
 from shardwriter.layout import EpisodePaths
 from shardwriter.process import Child, Parent, ignore_signals
 from shardwriter.shard import Codecs
-from shardwriter.writer import EpisodeWriter, Sealed
+from shardwriter.writer import EpisodeWriter, Sealed, finished
 
 __all__ = ["Drain", "LocalDrain", "RemoteDrain", "WriterProcess"]
 
@@ -26,8 +29,8 @@ T = TypeVar("T")
 class Drain(Protocol):
     """Takes an episode's full slots and, at its end, seals the shard."""
 
-    def hand_over(self, name: str, chunk: int) -> None:
-        """Give away a full slot."""
+    def hand_over(self, name: str, chunk: int, n_slots: int) -> None:
+        """Give away a full slot, one of `n_slots`."""
 
     def wait_until_free(self, name: str, chunk: int) -> None:
         """Wait until the slot that held that chunk may be used again."""
@@ -37,6 +40,9 @@ class Drain(Protocol):
 
     def wait_until_sealed(self) -> Sealed:
         """Wait until the shard is published."""
+
+    def flush(self) -> None:
+        """Bring the rows of slots that are not full yet to the part, where nobody else does."""
 
     def check(self) -> None:
         """Raise the failure for which the buffer's alarm was set."""
@@ -54,23 +60,35 @@ class LocalDrain:
         self._codecs = codecs
         self._writer: EpisodeWriter | None = None
         self._sealed: Sealed | None = None
+        self._blocked_s = 0.0
 
-    def hand_over(self, name: str, chunk: int) -> None:
+    def hand_over(self, name: str, chunk: int, n_slots: int) -> None:
         """Write and flush the slot."""
+        began = time.perf_counter()
         self._do(lambda writer: writer.drain(name, chunk))
+        self._blocked_s += time.perf_counter() - began
 
     def wait_until_free(self, name: str, chunk: int) -> None:
         """Return: ``hand_over`` has done it."""
 
     def seal(self) -> None:
         """Write what is left and publish the shard."""
-        self._sealed = self._do(lambda writer: writer.seal())
+        sealed = self._do(lambda writer: writer.seal())
+        self._sealed = replace(sealed, blocked_s=self._blocked_s)
+        self._writer = None  # its view of the buffer would keep that in memory
 
     def wait_until_sealed(self) -> Sealed:
-        """Return what ``seal`` made."""
+        """Return what ``seal`` made; do it now where it was cut short."""
+        if self._sealed is None and self._paths.shard.exists():
+            self._sealed = finished(self._paths)
+        elif self._sealed is None:
+            self.seal()
+        return cast(Sealed, self._sealed)
+
+    def flush(self) -> None:
+        """Write the rows of slots that are not full yet; the caller keeps others from logging."""
         if self._sealed is None:
-            raise WriterFailed(self._paths.episode, self._paths.shard, "it was not sealed")
-        return self._sealed
+            self._do(lambda writer: writer.flush())
 
     def check(self) -> None:
         """Return: a failure was raised where it happened."""
@@ -80,12 +98,22 @@ class LocalDrain:
         """Whether ``seal`` has returned."""
         return self._sealed is not None
 
+    def _discard_writer(self) -> None:
+        """Drop a writer that was cut short; the next one goes on from buffer and part."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with suppress(OSError, RuntimeError):
+                writer.close()
+
     def _do(self, action: Callable[[EpisodeWriter], T]) -> T:
         try:
             if self._writer is None:
                 self._writer = EpisodeWriter(self._paths, self._codecs)
             return action(self._writer)
-        except (OSError, RuntimeError) as error:
+        except BaseException as error:
+            self._discard_writer()
+            if not isinstance(error, Exception):
+                raise
             raise WriterFailed(self._paths.episode, self._paths.shard, str(error)) from error
 
 
@@ -104,18 +132,26 @@ class RemoteDrain:
         self.is_sealing = False
         self.sealed: Sealed | None = None
         self.failure: str | None = None
+        self._blocked_s = 0.0
+        self._most_waiting = 0.0
 
-    def hand_over(self, name: str, chunk: int) -> None:
+    def hand_over(self, name: str, chunk: int, n_slots: int) -> None:
         """Tell the writer of a full slot."""
         self._process.absorb()
         with self._process.sending:
             self.handed[name] = chunk + 1
+            waiting = chunk + 1 - self.freed.get(name, 0)
+            self._most_waiting = max(self._most_waiting, waiting / n_slots)
             self._process.send(("drain", self.paths.episode, name, chunk))
 
     def wait_until_free(self, name: str, chunk: int) -> None:
         """Wait for the writer's word that a slot is flushed."""
         if self.freed.get(name, 0) <= chunk:
+            self._process.absorb()
+        if self.freed.get(name, 0) <= chunk:
+            began = time.perf_counter()
             self._process.wait_for(self, lambda: self.freed.get(name, 0) > chunk)
+            self._blocked_s += time.perf_counter() - began
 
     def seal(self) -> None:
         """Tell the writer that the episode has ended."""
@@ -126,7 +162,11 @@ class RemoteDrain:
     def wait_until_sealed(self) -> Sealed:
         """Wait for the writer's word that the shard is published."""
         self._process.wait_for(self, lambda: self.sealed is not None)
-        return cast(Sealed, self.sealed)
+        sealed = cast(Sealed, self.sealed)
+        return replace(sealed, blocked_s=self._blocked_s, slots_high_water=self._most_waiting)
+
+    def flush(self) -> None:
+        """Return: the writer process does it by itself."""
 
     def check(self) -> None:
         """Raise what the writer reported; called when it set the buffer's alarm."""
@@ -269,15 +309,31 @@ class _Server:
         self._parent = parent
         self._writers: dict[int, EpisodeWriter] = {}
         self._codecs: Codecs = {}
+        self._next_flush = 0.0
 
     def run(self) -> None:
         """Serve until the parent ends, then seal what it left open."""
         with suppress(EOFError):
             while True:
-                message = self._parent.receive()
-                self._guarded(message[1 if message[0] != "open" else 2], message)
+                message = self._parent.receive(self._time_to_flush())
+                if message is not None:
+                    self._guarded(message[1 if message[0] != "open" else 2], message)
+                if self._time_to_flush() == 0:
+                    self._flush_all()
         for episode in list(self._writers):
             self._guarded(episode, ("seal", episode))
+
+    def _time_to_flush(self) -> float | None:
+        """Return the seconds until partly filled slots are flushed, None with no episode open."""
+        if not self._writers:
+            return None
+        return max(0.0, self._next_flush - time.monotonic())
+
+    def _flush_all(self) -> None:
+        for episode in list(self._writers):
+            self._guarded(episode, ("flush", episode))
+        intervals = [writer.flush_interval_s for writer in self._writers.values()]
+        self._next_flush = time.monotonic() + min(intervals, default=0.0)
 
     def _guarded(self, episode: int, message: tuple[Any, ...]) -> None:
         try:
@@ -293,7 +349,14 @@ class _Server:
     def _handle(self, kind: str, *rest: Any) -> None:
         if kind == "open":
             directory, episode = rest
-            self._writers[episode] = EpisodeWriter(EpisodePaths(directory, episode), self._codecs)
+            paths = EpisodePaths(directory, episode)
+            if paths.shard.exists():  # by a writer that was killed before it could say so
+                self._tell(("sealed", episode, finished(paths)))
+                return
+            writer = EpisodeWriter(paths, self._codecs)
+            if not self._writers:
+                self._next_flush = time.monotonic() + writer.flush_interval_s
+            self._writers[episode] = writer
             return
         episode = rest[0]
         if episode not in self._writers:
@@ -301,10 +364,14 @@ class _Server:
         if kind == "drain":
             self._writers[episode].drain(rest[1], rest[2])
             self._tell(("free", *rest))
+            reached("slot returned")
+        elif kind == "flush":
+            self._writers[episode].flush()
         else:
             sealed = self._writers[episode].seal()
             del self._writers[episode]
             self._tell(("sealed", episode, sealed))
+            reached("seal returned")
 
     def _tell(self, message: tuple[object, ...]) -> None:
         with suppress(OSError):  # a dead parent hears nothing, and needs to hear nothing

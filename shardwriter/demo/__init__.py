@@ -80,16 +80,7 @@ def run(
     circuit = Circuit(seed)
     live = partial(rollout, steps=steps, circuit_seed=seed)
     with DataExporter("foraging", output, neural_sampling_rate=1, seed=seed) as exporter:
-        exporter.save_config(
-            {
-                "steps": steps,
-                "circuit_seed": seed,
-                "network": asdict(circuit.config),
-                "arena": asdict(ArenaConfig()),
-                "body": asdict(BodyConfig()),
-                "plasticity": asdict(PlasticityConfig()),
-            }
-        )
+        exporter.save_config(_config(circuit, steps, seed))
         exporter.save_network_structure(**circuit.structure())
         begin = time.perf_counter()
         exporter.run_episodes(live, range(episodes), workers)
@@ -97,8 +88,19 @@ def run(
     return _assess(exporter.output_dir, steps, workers, wall_s)
 
 
+def _config(circuit: Circuit, steps: int, seed: int) -> dict[str, Any]:
+    return {
+        "steps": steps,
+        "circuit_seed": seed,
+        "network": asdict(circuit.config),
+        "arena": asdict(ArenaConfig()),
+        "body": asdict(BodyConfig()),
+        "plasticity": asdict(PlasticityConfig()),
+    }
+
+
 def _assess(directory: Path, steps: int, workers: int, wall_s: float) -> DemoResult:
-    """Read the experiment back, as someone would who was not there."""
+    """Read the experiment back, from its files alone."""
     info = experiment_info(directory)
     with ExperimentLoader(directory) as loader:
         index = loader.episode_index
@@ -159,7 +161,7 @@ def _facts(result: DemoResult) -> list[tuple[str, str]]:
         ("steps", f"{result.steps:,} of 1 ms, with {MOTOR.stop} membrane potentials each"),
         ("spikes", f"{result.spikes:,}"),
         ("food", f"{ate:.1f} per episode, {result.walker_food:.1f} for a random walker"),
-        ("learning", f"{first:.1f} in the first quarter of an episode, {last:.1f} in the last"),
+        ("learning", f"{first:.1f} in the first quarter of each, {last:.1f} in the last"),
         ("data", f"{raw:,.1f} MB raw, {stored:,.1f} MB on disk, {raw / stored:.2f}x smaller"),
         ("rate", f"{speed}, simulating included ({result.wall_s:.1f} s, {result.workers} workers)"),
         ("master", str(result.master)),

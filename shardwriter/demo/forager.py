@@ -35,7 +35,7 @@ class BodyConfig:
     frame_ms: int = 10
     """The world is sensed, and the weights are changed, once per frame."""
     rate_tau_ms: float = 50.0
-    turn_rad: float = 0.45
+    turn_rad: float = 0.55
     """Turning rate (rad/s) per hertz by which the left population fires above the right one."""
     base_speed_cm_s: float = 10.0
     stride_cm: float = 0.6

@@ -88,7 +88,7 @@ def _draw_food(axes: Any, loader: ExperimentLoader, walker_food: float) -> None:
     axes.plot(middles, mean, "o-", color=_BLUE, markersize=3, label="network (mean, s.e.m.)")
     axes.axhline(walker_food / seconds, color=_GREY, linestyle="--", label="random walker")
     axes.set(xlabel="time (s)", ylabel="food per second", xlim=(0, seconds))
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.3 * max(walker_food / seconds, float((mean + error).max()), 0.1))
     axes.set_title(f"foraging, {len(counts)} episodes", loc="left")
     axes.legend(loc="upper left", borderaxespad=0.2)
 
@@ -107,6 +107,7 @@ def _draw_weights(axes: Any, loader: ExperimentLoader) -> None:
     )
     axes.plot(degrees, mean, color=_GREEN, label="after (mean, s.d.)")
     axes.set(xlabel="bearing of the food (°, left is positive)", xlim=(-180, 180))
+    axes.margins(y=0.15)
     axes.set_ylabel("weight to left – right turn (mV)")
     axes.set_xticks(range(-180, 181, 90))
     axes.set_title("what the synapses learn", loc="left")

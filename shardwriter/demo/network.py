@@ -60,17 +60,17 @@ class CircuitConfig:
     membrane_tau_ms: float = 20.0
     synapse_tau_ms: float = 5.0
     refractory_ms: int = 3
-    noise_mv: float = 4.0
+    noise_mv: float = 3.0
     """Standard deviation of a free potential under its background noise."""
     wander_mv: float = 3.0
     wander_tau_ms: float = 250.0
     """Slow random input to each turning population: exploration."""
-    tuning_width: float = 1.5
+    tuning_concentration: float = 1.2
     """Concentration of the sensory neurons' von Mises tuning to bearings."""
     sensory_bias_mv: float = 6.0
-    hidden_bias_mv: float = 11.5
-    turn_bias_mv: float = 5.0
-    forward_bias_mv: float = 5.0
+    hidden_bias_mv: float = 12.5
+    turn_bias_mv: float = 7.0
+    forward_bias_mv: float = 6.0
 
 
 class Circuit:
@@ -183,7 +183,7 @@ class Neurons:
         config, drive = self._circuit.config, self._drive
         tuning = np.cos(self._circuit.preferred_rad - np.float32(bearing_rad))
         tuning -= 1.0
-        tuning *= config.tuning_width
+        tuning *= config.tuning_concentration
         np.exp(tuning, out=tuning)
         tuning *= strength_mv
         np.add(self._rest[SENSORY], tuning, out=drive[SENSORY])

@@ -26,7 +26,7 @@ Bools = npt.NDArray[np.bool_]
 class PlasticityConfig:
     """Constants of the learning rule."""
 
-    rate_mv: float = 0.7
+    rate_mv: float = 0.8
     pair_tau_ms: float = 20.0
     eligibility_tau_ms: float = 200.0
     mean_tau_ms: float = 1000.0

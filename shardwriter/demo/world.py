@@ -66,9 +66,7 @@ class Arena:
         self.distance_cm = 0.0
         self._rng = rng
         self._where = complex(config.size_cm / 2, config.size_cm / 2)
-        margin, span = config.reach_cm, config.size_cm - config.reach_cm
-        xy = rng.uniform(margin, span, size=(config.patches, 2))
-        self._food = xy[:, 0] + 1j * xy[:, 1]
+        self._food = np.array([self._fresh_spot() for _ in range(config.patches)])
 
     @property
     def position(self) -> npt.NDArray[np.float32]:

@@ -16,8 +16,8 @@ import h5py
 
 from shardwriter.engines.result import EpisodeResult
 from shardwriter.engines.worker import Rollout
-from shardwriter.errors import ShardWriterError
 from shardwriter.layout import EpisodePaths, episode_group
+from shardwriter.performance import Collected
 from shardwriter.process import Child
 from shardwriter.recorder import Recorder
 from shardwriter.recovery import recover_episode
@@ -55,8 +55,13 @@ def run_local(
     KeyboardInterrupt
         Ctrl-C: running episodes were ended as ``interrupted`` and reported first.
     """
-    config = replace(recorder.config, async_write=True, n_async_workers=1)
-    setup = cloudpickle.dumps((Recorder(recorder.output_dir, config), rollout))
+    config = replace(
+        recorder.config,
+        async_write=True,
+        n_async_workers=1,
+        max_memory_mb=recorder.config.max_memory_mb / n_workers,
+    )
+    setup = cloudpickle.dumps((recorder.output_dir, config, recorder.n_neurons, rollout))
     crew = _Crew(recorder, setup, episodes, report)
     try:
         crew.run(n_workers)
@@ -127,15 +132,21 @@ class _Crew:
         except (EOFError, ConnectionResetError):
             self._replace(child)
             return
-        if isinstance(message, EpisodeResult):
-            self._assigned[child].remove(message.episode)
-            self._report(message)
+        if message is not None:
+            self._take(child, message)
             return
         episode = self._next()
         if episode is not None:
             self._assigned[child].append(episode)
         with suppress(BrokenPipeError, ConnectionResetError):
             child.link.send(episode)
+
+    def _take(self, child: Child, message: EpisodeResult | Collected) -> None:
+        if isinstance(message, EpisodeResult):
+            self._assigned[child].remove(message.episode)
+            self._report(message)
+        else:
+            self._recorder.performance.add(message)
 
     def _replace(self, child: Child) -> None:
         """Account for a worker that ended; hire another for the episodes that remain."""
@@ -156,8 +167,7 @@ class _Crew:
                 break
             if message is None:
                 break
-            self._assigned[child].remove(message.episode)
-            self._report(message)
+            self._take(child, message)
         code = child.wait()
         how = f"signal {-code}, {_signal_name(-code)}" if code < 0 else f"exit code {code}"
         for episode in self._assigned.pop(child):
@@ -166,13 +176,14 @@ class _Crew:
 
     def _recovered(self, episode: int, error: str) -> EpisodeResult:
         paths = EpisodePaths(self._recorder.output_dir, episode)
-        try:
-            recover_episode(paths)
-        except ShardWriterError as problem:
-            return EpisodeResult(episode, "interrupted", None, f"{error}; {problem}")
+        recovered = recover_episode(paths)
+        if recovered is not None and recovered.reasons:
+            error = "; ".join([error, *recovered.reasons])
+        if recovered is not None and recovered.outcome in ("failed", "recording"):
+            return EpisodeResult(episode, "failed", None, error)
         if not paths.shard.exists():
             return EpisodeResult(episode, "failed", None, f"{error} before the episode began")
-        with h5py.File(paths.shard, "r", locking=False) as file:
+        with h5py.File(paths.shard, "r") as file:
             status = file[episode_group(episode)].attrs["status"]
         # An ended episode was only waiting to be sealed when its worker died.
         return EpisodeResult(

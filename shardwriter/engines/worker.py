@@ -40,9 +40,9 @@ def serve(parent: Parent) -> None:
 
 
 def _serve(parent: Parent) -> None:
-    recorder, rollout = cloudpickle.loads(parent.receive())
+    *recorder_arguments, rollout = cloudpickle.loads(parent.receive())
     unsealed: list[tuple[Episode | None, EpisodeResult]] = []
-    with recorder:
+    with Recorder(*recorder_arguments) as recorder:
         while True:
             parent.link.send(None)  # idle
             episode = parent.receive()
@@ -52,6 +52,8 @@ def _serve(parent: Parent) -> None:
                 parent.link.send(settled(opened, result))
             unsealed = done
             if episode is None:
+                recorder.close()
+                parent.link.send(recorder.performance.collected())
                 return
 
 

@@ -23,7 +23,8 @@ _MOST_MARKERS = 15_000
 _MOST_STEMS = 400
 _MOST_POINTS = 4_000
 _RASTER_SHAPE = (400, 1000)
-_BINS = 150
+_BINS = 120
+_LEAST_BIN_S = 0.02
 
 
 def draw(recording: Recording) -> Any:
@@ -31,15 +32,17 @@ def draw(recording: Recording) -> Any:
     from matplotlib.figure import Figure
 
     left, right = _choose(recording)
-    height = 0.55 + sum(height for _, height in left)
-    if right:
-        height = max(height, 0.5 + sum(h for _, h in right))
-    figure = Figure(figsize=(10.0 if right else 7.0, max(height, 2.2)), layout="constrained")
+    height = max(sum(h for _, h in left), sum(h for _, h in right))
+    figure = Figure(figsize=(10.0 if right else 7.0, max(0.55 + height, 2.2)), layout="constrained")
     figure.suptitle(recording.title, x=0.01, ha="left", fontsize=9, fontweight="bold")
     columns = figure.add_gridspec(1, 2 if right else 1, width_ratios=[1.9, 1] if right else [1])
     _draw_left(figure, columns[0], left, recording)
     if right:
-        rows = columns[1].subgridspec(len(right), 1, height_ratios=[h for _, h in right])
+        heights = [h for _, h in right]
+        # What the right column lacks in height stays empty, so that its panels keep their shape.
+        rows = columns[1].subgridspec(
+            len(right) + 1, 1, height_ratios=[*heights, max(height - sum(heights), 1e-3)]
+        )
         for i, (panel, _) in enumerate(right):
             panel(figure.add_subplot(rows[i]), recording)
     return figure
@@ -74,7 +77,14 @@ def _choose(r: Recording) -> tuple[list[tuple[Panel, float]], list[tuple[Panel, 
         left.append((_rewards, 1.1))
     if len(r.changes["timesteps"]):
         left.append((_weights, 1.1))
-    return (left, right) if left else (right, [])
+    return (left, right) if left else (right or [(_nothing, 1.0)], [])
+
+
+def _nothing(axes: Any, _: Recording) -> None:
+    """Say that there is nothing to see."""
+    text = "nothing recorded that can be drawn"
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color=_GREY)
+    axes.set_axis_off()
 
 
 def _colour_of(neuron: int, r: Recording) -> str:
@@ -85,8 +95,11 @@ def _colour_of(neuron: int, r: Recording) -> str:
 
 
 def _bin_edges(r: Recording) -> Array:
-    width = max(1, round((r.stop - r.first) / _BINS))
-    return np.arange(r.first, r.stop + width, width)
+    """Return edges of equal bins; the last one takes what is left over, up to half a bin more."""
+    least = max(1, round(_LEAST_BIN_S * (r.hertz or 0.0)))
+    width = max(least, round((r.stop - r.first) / _BINS))
+    whole = max(1, round((r.stop - r.first) / width))
+    return np.append(r.first + width * np.arange(whole), r.stop)
 
 
 # -- spikes -----------------------------------------------------------------------------------
@@ -111,6 +124,7 @@ def _raster(axes: Any, r: Recording) -> None:
         image = _density(r, neurons, groups, colours)
         axes.imshow(image, extent=extent, origin="lower", aspect="auto", interpolation="none")
     axes.set_ylim(-0.5, neurons - 0.5)
+    axes.yaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel("neuron")
     for (name, (first, stop)), colour in zip(r.populations.items(), PALETTE, strict=False):
         axes.annotate(
@@ -144,18 +158,17 @@ def _density(
 def _rates(axes: Any, r: Recording) -> None:
     """Draw each population's mean rate per neuron, or, without populations, all spikes."""
     edges = _bin_edges(r)
-    width = edges[1] - edges[0]
     times, ids = r.spikes["timesteps"], r.spikes["neuron_ids"]
-    scale = (r.hertz or 1.0) / width
+    scale = (r.hertz or 1.0) / np.diff(edges)
     if r.populations:
         for colour, (first, stop) in zip(PALETTE, r.populations.values(), strict=False):
             counts, _ = np.histogram(times[(ids >= first) & (ids < stop)], edges)
-            rate = counts * (scale / max(1, stop - first))
-            axes.stairs(rate, r.clock(edges), color=colour, linewidth=0.9)
+            rate = counts * scale / max(1, stop - first)
+            axes.stairs(rate, r.clock(edges), color=colour, baseline=None)
         axes.set_ylabel("rate (Hz)" if r.hertz else "spikes per\nneuron and step")
     else:
         counts, _ = np.histogram(times, edges)
-        axes.stairs(counts * scale, r.clock(edges), color="#222222", linewidth=0.9)
+        axes.stairs(counts * scale, r.clock(edges), color="#222222", baseline=None)
         axes.set_ylabel("spikes / s" if r.hertz else "spikes / step")
     axes.set_ylim(bottom=0)
 
@@ -249,7 +262,9 @@ def _weights(axes: Any, r: Recording) -> None:
         total, _ = np.histogram(times[is_mine], edges, weights=deltas[is_mine])
         axes.stairs(total, r.clock(edges), color=colour, fill=True, alpha=0.85, label=name)
     axes.axhline(0, color=_GREY, linewidth=0.5)
-    axes.set_ylabel(r.label("weight", "weight change\nper bin"))
+    axes.set_ylabel(r.label("weight", "weight change,\nsummed"))
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + 0.35 * (high - low))
     axes.legend(loc="upper right", ncols=2, borderaxespad=0.0)
 
 
@@ -262,7 +277,9 @@ def _path(axes: Any, r: Recording) -> None:
     segments = np.stack([xy[:-1], xy[1:]], axis=1)
     line = LineCollection(list(segments), cmap="viridis", array=clock[:-1], linewidth=1.0)
     axes.add_collection(line)
-    axes.plot(*xy[0], "o", color="white", markeredgecolor="black", markersize=5, label="start")
+    axes.plot(
+        *xy[0], "o", color="white", markeredgecolor="black", markersize=5, label="start", zorder=4
+    )
     rewarded = np.searchsorted(r.path_times, r.rewards["timesteps"])
     rewarded = rewarded[rewarded < len(r.path)]
     if 0 < len(rewarded) <= _MOST_STEMS:

@@ -1,0 +1,135 @@
+"""Rows of a column, straight from its chunks.
+
+HDF5's own pipeline inflates with zlib, one chunk after the other. Here chunks are read as they
+are stored, and inflated by ISA-L outside the HDF5 library, on several threads. Invariant: the
+result is bit for bit what ``dataset[start:stop]`` gives; what this module cannot decode is left
+to HDF5.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import h5py
+import numpy as np
+
+from shardwriter.codec import inflate, unshuffle
+from shardwriter.compression import Pipeline
+from shardwriter.errors import ShardDamaged
+
+__all__ = ["read_rows", "search_sorted"]
+
+Array = np.ndarray[Any, Any]
+
+_THREADS = 4  # more than this many decode faster than one thread of HDF5 can read
+_LEAST_PARALLEL_BYTES = 1 << 20
+
+
+def read_rows(dataset: h5py.Dataset, start: int, stop: int) -> Array:
+    """Return rows ``start`` to ``stop`` of a column.
+
+    Parameters
+    ----------
+    dataset
+        A dataset chunked along its first axis alone.
+    start, stop
+        Rows, within its length.
+
+    Raises
+    ------
+    ShardDamaged
+        A chunk does not hold what it should.
+    """
+    decode = _decoder(dataset)
+    if decode is None or stop <= start or dataset.size == 0:
+        return np.asarray(dataset[start:stop])
+    out = np.empty((stop - start, *dataset.shape[1:]), dataset.dtype)
+    rows = dataset.chunks[0]
+    chunks = range(start // rows, -(-stop // rows))
+
+    def place(chunk: int, data: bytes | None) -> None:
+        first = chunk * rows
+        low, high = max(start, first), min(stop, first + rows)
+        target = out[low - start : high - start]
+        if data is None:
+            target[...] = dataset.fillvalue
+            return
+        try:
+            values = decode(data)
+        except ValueError as error:
+            raise ShardDamaged(dataset.file.filename, f"{dataset.name}, chunk {chunk}", str(error)) from error
+        target[...] = values[low - first : high - first]
+
+    if len(chunks) == 1 or out.nbytes < _LEAST_PARALLEL_BYTES:
+        for chunk in chunks:
+            place(chunk, _stored(dataset, chunk))
+        return out
+    work = [_pool().submit(place, chunk, _stored(dataset, chunk)) for chunk in chunks]
+    for one in work:
+        one.result()
+    return out
+
+
+def search_sorted(dataset: h5py.Dataset, value: int) -> int:
+    """Return the first row of sorted timesteps that is not below `value`.
+
+    Reads one chunk for each halving of their number.
+    """
+    rows = dataset.chunks[0]
+    low, high = 0, -(-len(dataset) // rows)
+    while low < high:  # the first chunk whose last row is not below value
+        middle = (low + high) // 2
+        last = min(len(dataset), (middle + 1) * rows) - 1
+        if read_rows(dataset, last, last + 1)[0] < value:
+            low = middle + 1
+        else:
+            high = middle
+    first = low * rows
+    if first >= len(dataset):
+        return len(dataset)
+    chunk = read_rows(dataset, first, min(len(dataset), first + rows))
+    return first + int(np.searchsorted(chunk, value))
+
+
+def _decoder(dataset: h5py.Dataset) -> Callable[[bytes], Array] | None:
+    """Return what makes rows of a stored chunk, None where HDF5 has to."""
+    if dataset.chunks is None or dataset.chunks[1:] != dataset.shape[1:]:
+        return None
+    if dataset.dtype.kind not in "biufc" or not dataset.dtype.isnative:
+        return None
+    pipeline = Pipeline.of(dataset)
+    known = {"gzip": 1, None: 0}.get(pipeline.name)
+    if known is None or dataset.id.get_create_plist().get_nfilters() != known + pipeline.shuffle:
+        return None
+    dtype, shape = dataset.dtype, dataset.chunks
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+
+    def decode(data: bytes) -> Array:
+        plain = inflate(data, size) if pipeline.name else data
+        if len(plain) != size:
+            raise ValueError(f"expected {size} bytes, got {len(plain)}")
+        octets = unshuffle(plain, dtype.itemsize) if pipeline.shuffle else np.frombuffer(plain, np.uint8)
+        return octets.view(dtype).reshape(shape)
+
+    return decode
+
+
+def _stored(dataset: h5py.Dataset, chunk: int) -> bytes | None:
+    """Return a chunk as it is stored, None for one that was never written."""
+    origin = (chunk * dataset.chunks[0],) + (0,) * (dataset.ndim - 1)
+    if dataset.id.get_chunk_info_by_coord(origin).byte_offset is None:
+        return None
+    mask, data = dataset.id.read_direct_chunk(origin)
+    if mask:
+        raise ShardDamaged(
+            dataset.file.filename, f"{dataset.name}, chunk {chunk}", f"filters skipped ({mask})"
+        )
+    return bytes(data)
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    threads = min(_THREADS, len(os.sched_getaffinity(0)))
+    return ThreadPoolExecutor(threads, thread_name_prefix="shardwriter-read")

@@ -1,0 +1,198 @@
+"""What recording costs: times of calls, rates, back-pressure, writers and compression.
+
+Invariant: with profiling off nothing here runs per call; what a writer does is counted per
+slot and per episode, always.
+"""
+
+import time
+from array import array
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from shardwriter.episode import Episode
+from shardwriter.writer import Sealed
+
+__all__ = ["CallTimes", "Collected", "Performance", "performance_text"]
+
+_OPERATIONS = (
+    "log_timestep",
+    "log_timesteps",
+    "log_weight_change",
+    "log_weight_changes",
+    "log_event",
+    "log_static_data",
+    "end",
+)
+_HELD = 65_536  # times held before they go into the histogram
+_BINS_PER_OCTAVE = 16
+_N_BINS = 48 * _BINS_PER_OCTAVE  # from one nanosecond to three days
+
+
+@dataclass(slots=True)
+class CallTimes:
+    """The times of one operation: count, sum, and a histogram of 16 bins to each doubling."""
+
+    count: int = 0
+    total_s: float = 0.0
+    bins: np.ndarray[Any, np.dtype[np.int64]] = field(
+        default_factory=lambda: np.zeros(_N_BINS, np.int64)
+    )
+
+    def add(self, seconds: np.ndarray[Any, np.dtype[np.float64]]) -> None:
+        """Add measured times."""
+        self.count += len(seconds)
+        self.total_s += float(seconds.sum())
+        places = np.log2(np.maximum(seconds, 1e-9) * 1e9) * _BINS_PER_OCTAVE
+        self.bins += np.bincount(places.astype(np.intp).clip(0, _N_BINS - 1), minlength=_N_BINS)
+
+    def merge(self, other: "CallTimes") -> None:
+        """Add the times of another process."""
+        self.count += other.count
+        self.total_s += other.total_s
+        self.bins += other.bins
+
+    def summary(self) -> dict[str, float]:
+        """Return count, mean and percentiles in microseconds (within 4 %)."""
+        found: dict[str, float] = {"count": self.count}
+        if self.count:
+            found["mean_us"] = self.total_s / self.count * 1e6
+            reached = np.cumsum(self.bins) / self.count
+            for percent in (50, 95, 99):
+                place = int(np.searchsorted(reached, percent / 100)) + 0.5
+                found[f"p{percent}_us"] = float(2.0 ** (place / _BINS_PER_OCTAVE) / 1e3)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What one process collected: times by operation, and its sealed episodes."""
+
+    times: Mapping[str, CallTimes]
+    sealed: list[Sealed]
+
+
+class Performance:
+    """Collects what the episodes of one recorder cost; those of workers are added to it."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, array[float]] = {}
+        self._times: dict[str, CallTimes] = {}
+        self._sealed: list[Sealed] = []
+        self._start = time.monotonic()
+        self._last = (self._start, 0, 0)
+
+    def attach(self, episode: Episode) -> None:
+        """Time an episode's calls from now on."""
+        for name in _OPERATIONS:
+            setattr(episode, name, self._timed(name, getattr(episode, name)))
+
+    def _timed(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        held = self._held.setdefault(name, array("d"))
+        append, clock = held.append, time.perf_counter
+
+        def timed(*arguments: Any, **options: Any) -> Any:
+            start = clock()
+            try:
+                return call(*arguments, **options)
+            finally:
+                append(clock() - start)
+                if len(held) >= _HELD:
+                    self._fold(name)
+
+        return timed
+
+    def _fold(self, name: str) -> None:
+        held = self._held[name]
+        seconds = np.array(held, np.float64)
+        del held[: len(seconds)]  # in place: the wrappers of open episodes append to it
+        self._times.setdefault(name, CallTimes()).add(seconds)
+
+    def add_sealed(self, sealed: Sealed) -> None:
+        """Count an episode whose shard is published."""
+        self._sealed.append(sealed)
+
+    def collected(self) -> "Collected":
+        """Return what was collected so far, for another process."""
+        for name in self._held:
+            self._fold(name)
+        return Collected(self._times, self._sealed)
+
+    def add(self, collected: "Collected") -> None:
+        """Add what another process collected."""
+        for name, times in collected.times.items():
+            self._times.setdefault(name, CallTimes()).merge(times)
+        self._sealed += collected.sealed
+
+    def stats(self, open_rows: int = 0, open_bytes: int = 0) -> dict[str, Any]:
+        """Return everything as nested numbers.
+
+        Parameters
+        ----------
+        open_rows, open_bytes
+            Rows and raw bytes logged so far by episodes that are not sealed.
+        """
+        for name in self._held:
+            self._fold(name)
+        now = time.monotonic()
+        rows = open_rows + sum(sum(s.rows.values()) for s in self._sealed)
+        size = open_bytes + sum(sum(s.raw_bytes.values()) for s in self._sealed)
+        before, rows_before, size_before = self._last
+        self._last = (now, rows, size)
+        return {
+            "operations": {name: times.summary() for name, times in sorted(self._times.items())},
+            "episodes": len(self._sealed),
+            "rows": rows,
+            "raw_mb": size / 1e6,
+            "overall": _rates(rows, size, now - self._start),
+            "now": _rates(rows - rows_before, size - size_before, now - before),
+            "back_pressure": {
+                "blocked_s": sum(s.blocked_s for s in self._sealed),
+                "slots_high_water": max((s.slots_high_water for s in self._sealed), default=0.0),
+            },
+            "writer": _writer(self._sealed),
+            "compression": _ratios(self._sealed),
+        }
+
+
+def _rates(rows: int, size: int, seconds: float) -> dict[str, float]:
+    seconds = max(seconds, 1e-9)
+    return {"seconds": seconds, "rows_per_s": rows / seconds, "mb_per_s": size / seconds / 1e6}
+
+
+def _writer(sealed: list[Sealed]) -> dict[str, float]:
+    busy = sum(s.busy_s for s in sealed)
+    open_for = sum(s.open_s for s in sealed)
+    return {"busy_s": busy, "utilisation": busy / open_for if open_for else 0.0}
+
+
+def _ratios(sealed: list[Sealed]) -> dict[str, float]:
+    raw: dict[str, int] = {}
+    stored: dict[str, int] = {}
+    for one in sealed:
+        for column, size in one.raw_bytes.items():
+            raw[column] = raw.get(column, 0) + size
+            stored[column] = stored.get(column, 0) + one.stored_bytes[column]
+    return {column: raw[column] / stored[column] for column in raw if stored[column]}
+
+
+def performance_text(stats: Mapping[str, Any]) -> str:
+    """Write what ``stats`` returned as lines for people."""
+    overall, pressure, writer = stats["overall"], stats["back_pressure"], stats["writer"]
+    lines = [
+        f"  rate        {overall['rows_per_s']:,.0f} rows/s, {overall['mb_per_s']:.1f} MB/s over "
+        f"{overall['seconds']:.1f} s",
+        f"  writers     {writer['utilisation']:.0%} busy ({writer['busy_s']:.2f} s)",
+        f"  blocked     {pressure['blocked_s']:.3f} s on full slots "
+        f"(high water {pressure['slots_high_water']:.0%} of the slots)",
+    ]
+    for name, times in stats["operations"].items():
+        if times["count"]:
+            lines.append(
+                f"  {name:<19} {times['count']:>10,} calls  mean {times['mean_us']:.1f} µs, p50 "
+                f"{times['p50_us']:.1f}, p95 {times['p95_us']:.1f}, p99 {times['p99_us']:.1f}"
+            )
+    lines += [f"  {column:<35} {ratio:6.2f}x" for column, ratio in stats["compression"].items()]
+    return "\n".join(lines)

@@ -1,0 +1,225 @@
+"""The picture of an episode: any episode, whatever it holds."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from shardwriter.errors import MissingDependency
+from shardwriter.exporter import DataExporter
+from shardwriter.loader import ExperimentLoader
+from shardwriter.plot import PALETTE, plot_episode
+from shardwriter.plot.panels import draw
+from shardwriter.plot.recording import read_recording
+
+ALL = frozenset({"neural", "spikes", "position", "reward", "weights"})
+PANELS = {
+    "raster": "neuron",
+    "rates": "spikes / step",
+    "traces": "membrane potential",
+    "reward": "reward",
+    "weights": "weight change,\nsummed",
+    "path": "y",
+}
+
+
+def record(directory, log, steps=200):
+    """Record one episode with a function of (episode, t, rng); return the experiment's path."""
+    rng = np.random.default_rng(0)
+    with DataExporter("plots", directory, neural_sampling_rate=1, seed=1) as exporter:  # noqa: SIM117
+        with exporter.start_episode(0) as episode:
+            for t in range(steps):
+                log(episode, t, rng)
+    return exporter.output_dir
+
+
+def logs(groups, neurons=20, dimensions=2):
+    """Return a log function that records these groups."""
+
+    def log(episode, t, rng):
+        angle = t / 20
+        where = np.array([np.cos(angle), np.sin(angle), angle])[:dimensions]
+        episode.log_timestep(
+            t,
+            neural_state=(
+                {"membrane_potential": rng.normal(-60, 3, neurons).astype(np.float32)}
+                if "neural" in groups
+                else None
+            ),
+            spikes=rng.random(neurons) < 0.05 if "spikes" in groups else None,
+            behavior={"position": where, "lever": bool(t % 2)} if "position" in groups else None,
+            reward=float(t % 50 == 10) if "reward" in groups else None,
+        )
+        if "weights" in groups and t % 10 == 0:
+            episode.log_weight_change(t, (0, 1), 0.5, 0.5 + rng.normal())
+
+    return log
+
+
+def drawn(directory, start=None, stop=None):
+    """Return the figure of an experiment's only episode."""
+    with ExperimentLoader(directory) as loader:
+        return draw(read_recording(loader.get_episode(0), start, stop))
+
+
+def labels(figure):
+    return {axes.get_ylabel() for axes in figure.axes} - {""}
+
+
+def picture(directory, output, **window):
+    with ExperimentLoader(directory) as loader:
+        assert plot_episode(loader.get_episode(0), output, **window) == output
+    data = output.read_bytes()
+    assert data.startswith(b"\x89PNG")
+    assert len(data) > 5_000
+    return data
+
+
+def test_everything_is_drawn(tmp_path):
+    directory = record(tmp_path, logs(ALL))
+    picture(directory, tmp_path / "all.png")
+    assert set(PANELS.values()) <= labels(drawn(directory))
+
+
+@pytest.mark.parametrize(
+    ("missing", "panels"),
+    [
+        ("neural", {"traces"}),
+        ("spikes", {"raster", "rates"}),
+        ("position", {"path"}),
+        ("reward", {"reward"}),
+        ("weights", {"weights"}),
+    ],
+)
+def test_a_missing_group_leaves_its_panel_out(tmp_path, missing, panels):
+    directory = record(tmp_path, logs(ALL - {missing}))
+    picture(directory, tmp_path / "some.png")
+    expected = {label for name, label in PANELS.items() if name not in panels}
+    absent = {PANELS[name] for name in panels}
+    found = labels(drawn(directory))
+    assert expected <= found
+    assert not absent & found
+
+
+@pytest.mark.parametrize("only", sorted(ALL))
+def test_one_group_alone_is_drawn(tmp_path, only):
+    picture(record(tmp_path, logs({only})), tmp_path / "one.png")
+
+
+def test_nothing_to_draw_says_so(tmp_path):
+    directory = record(tmp_path, lambda episode, t, _: episode.log_timestep(t), steps=3)
+    figure = drawn(directory)
+    texts = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert texts == ["nothing recorded that can be drawn"]
+
+
+def test_one_timestep_is_drawn(tmp_path):
+    picture(record(tmp_path, logs(ALL), steps=1), tmp_path / "short.png")
+
+
+def test_a_position_in_three_dimensions_is_seen_from_above(tmp_path):
+    figure = drawn(record(tmp_path, logs({"position"}, dimensions=3)))
+    assert {"y"} == labels(figure) - {"timestep"}
+
+
+def test_a_vector_that_is_no_position_is_not_a_path(tmp_path):
+    def log(episode, t, rng):
+        episode.log_timestep(t, behavior={"wind": rng.normal(size=2)}, reward=1.0)
+
+    assert "y" not in labels(drawn(record(tmp_path, log)))
+
+
+def test_many_spikes_become_a_density(tmp_path):
+    def log(episode, t, rng):
+        episode.log_timestep(t, spikes=rng.random(2000) < 0.2)
+
+    directory = record(tmp_path, log, steps=100)
+    raster = drawn(directory).axes[0]
+    image = raster.images[0].get_array()
+    assert image.shape[2] == 4
+    assert 0.2 < image[:, :, 3].mean() < 1.0
+    picture(directory, tmp_path / "dense.png")
+
+
+def test_a_window_shows_only_its_timesteps(tmp_path):
+    directory = record(tmp_path, logs(ALL))
+    figure = drawn(directory, 50, 120)
+    assert figure.axes[0].get_xlim() == (50, 120)
+    assert picture(directory, tmp_path / "a.png") != picture(
+        directory, tmp_path / "b.png", start=50, stop=120
+    )
+
+
+def test_a_window_without_data_is_drawn(tmp_path):
+    picture(record(tmp_path, logs(ALL)), tmp_path / "empty.png", start=1000, stop=1010)
+
+
+def test_long_episodes_show_potentials_of_a_short_window(tmp_path):
+    directory = record(tmp_path, logs({"neural", "reward", "spikes"}, neurons=5), steps=2500)
+    with ExperimentLoader(directory) as loader:
+        recording = read_recording(loader.get_episode(0), None, None)
+    first, stop = recording.detail
+    assert stop - first == len(recording.trace_times) == 400
+    inside = recording.rewards["timesteps"]
+    assert np.any((inside >= first) & (inside < stop))
+    picture(directory, tmp_path / "long.png")
+
+
+def test_units_and_populations_name_the_axes(tmp_path):
+    def log(episode, t, rng):
+        if t == 0:
+            units = {"timestep": "ms", "weight": "nS", "position": "cm", "membrane_potential": "mV"}
+            episode.log_static_data("units", units)
+            episode.log_static_data("populations", {"late": [8, 20], "early": [0, 8]})
+        logs(ALL)(episode, t, rng)
+
+    directory = record(tmp_path, log)
+    figure = drawn(directory)
+    texts = {text.get_text() for axes in figure.axes for text in axes.texts}
+    assert {"rate (Hz)", "y (cm)", "weight change,\nsummed (nS)"} <= labels(figure)
+    assert {"early", "late"} <= texts
+    assert "time (ms)" in {axes.get_xlabel() for axes in figure.axes}
+    picture(directory, tmp_path / "units.png")
+
+
+@pytest.mark.parametrize(
+    "populations",
+    [
+        "all of them",
+        {"a": [0, 1, 2]},
+        {"a": [0.5, 1.5]},
+        {str(i): [i, i + 1] for i in range(len(PALETTE) + 1)},
+    ],
+)
+def test_static_data_of_another_meaning_is_ignored(tmp_path, populations):
+    def log(episode, t, rng):
+        if t == 0:
+            episode.log_static_data("populations", {"populations": populations})
+            episode.log_static_data("units", {"timestep": 3})
+        logs(ALL)(episode, t, rng)
+
+    assert "timestep" in {axes.get_xlabel() for axes in drawn(record(tmp_path, log)).axes}
+
+
+@pytest.mark.parametrize("potential", [np.nan, -65.0, np.inf])
+def test_potentials_without_a_range_are_drawn(tmp_path, potential):
+    def log(episode, t, _):
+        episode.log_timestep(t, neural_state={"v": np.full(3, potential)})
+
+    picture(record(tmp_path, log), tmp_path / "flat.png")
+
+
+def test_many_rewards_are_drawn(tmp_path):
+    def log(episode, t, rng):
+        episode.log_timestep(t, reward=rng.normal())
+
+    picture(record(tmp_path, log, steps=1000), tmp_path / "rewards.png")
+
+
+def test_without_matplotlib_the_error_names_the_extra(tmp_path, monkeypatch):
+    directory = record(tmp_path, logs(ALL), steps=5)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with ExperimentLoader(directory) as loader, pytest.raises(MissingDependency) as caught:
+        plot_episode(loader.get_episode(0), tmp_path / "no.png")
+    assert "shardwriter[demo]" in str(caught.value)
+    assert not (tmp_path / "no.png").exists()
