@@ -1,20 +1,31 @@
-"""Writing a master: virtual datasets over shards, and copies of what is small.
+"""Merging experiments: from their shards to one master file.
 
 Invariant: a visible master is complete; it is written under a hidden name and then renamed.
+Shards are only read.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 from filelock import FileLock
+from h5py import h5f, h5g
 from tqdm.auto import tqdm
 
-from merge.plan import EpisodePlan, MasterPlan, VirtualDataset, plan
-from shardwriter.errors import ExperimentNotFound, ShardDamaged
+from merge.describing import describe_all
+from merge.differences import SchemaDifference, differences
+from merge.master_file import MasterWriter, open_master
+from merge.plan import EpisodePlan, check_expected, index_dtype, index_of, plan, renumbered
+from merge.previous import Notes, Previous, read_previous, schema_text
+from merge.sources import SourceFile, Sources, check_name
+from shardwriter.errors import EpisodesGone, IdsCollide, ShardDamaged
 from shardwriter.layout import (
     ATTRIBUTES,
     EPISODES,
@@ -22,23 +33,64 @@ from shardwriter.layout import (
     FORMAT,
     FORMAT_VERSION,
     INDEX,
-    MASTER,
-    SHARDS,
-    listed_episodes,
+    MERGE,
+    episode_group,
 )
-from shardwriter.schema import fill_value
-from shardwriter.shard import describe, publish
+from shardwriter.shard import publish
+from shardwriter.shard_description import describe_tree
+from shardwriter.untrusted import entries, read_attributes_of
 
-__all__ = ["merge_experiment"]
+__all__ = ["MergeOptions", "MergeReport", "merge_experiment", "merge_experiments"]
 
-_VIRTUAL_BYTES = 64 * 1024  # larger arrays outside tables stay where they are
-_DEEPEST = 64
+_INDEX_CHUNK = 1024
+_MOST_REPLACED = 0.1  # a master of which more has changed is written anew
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MergeOptions:
+    """How to merge.
+
+    ``expected`` are the ids that have to be there; ``renumber`` gives colliding episodes new
+    ids; ``forget_missing`` drops episodes of the last master whose shards are gone; ``rebuild``
+    takes nothing over from it; ``dry_run`` writes nothing; ``workers`` read shards in parallel,
+    by default one for each core.
+    """
+
+    expected: range | None = None
+    renumber: bool = False
+    forget_missing: bool = False
+    rebuild: bool = False
+    dry_run: bool = False
+    workers: int | None = None
+    progress: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MergeReport:
+    """What a merge did, or with ``dry_run`` would do.
+
+    ``added``, ``changed`` and ``removed`` are ids against the last master; ``renumbered`` maps
+    ids of the master to the shard and the id there.
+    """
+
+    path: Path
+    episodes: int
+    added: tuple[int, ...]
+    changed: tuple[int, ...]
+    removed: tuple[int, ...]
+    renumbered: dict[int, tuple[Path, int]]
+    differences: tuple[SchemaDifference, ...]
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Tell whether every episode was in the last master already, as it is."""
+        return not (self.added or self.changed or self.removed)
 
 
 def merge_experiment(
     directory: Path, output: Path | None = None, *, progress: bool = False
 ) -> Path:
-    """Build, or build anew, the master over all finished shards of an experiment.
+    """Build, or bring up to date, the master over all finished shards of an experiment.
 
     Parameters
     ----------
@@ -61,106 +113,285 @@ def merge_experiment(
         The directory is not an experiment's.
     ShardDamaged, FormatError
         A shard cannot be read; the master is as before.
+    EpisodesGone
+        Shards that the last master shows are no longer there; it is as before.
     """
-    directory = directory.absolute()
-    if not (directory / SHARDS).is_dir():
-        raise ExperimentNotFound(
-            directory, f"an experiment with a folder {SHARDS}/", "give the directory of one"
-        )
-    target = (output or directory / MASTER).absolute()
-    (directory / EXPERIMENT).mkdir(exist_ok=True)
-    with FileLock(directory / EXPERIMENT / "merge.lock"):
-        shards = list(listed_episodes(directory).values())
-        bar = tqdm(total=2 * len(shards), desc="merge", unit="shard", disable=not progress)
+    return merge_experiments([directory], output, MergeOptions(progress=progress)).path
+
+
+def merge_experiments(
+    directories: Sequence[Path], output: Path | None = None, options: MergeOptions | None = None
+) -> MergeReport:
+    """Build, or bring up to date, one master over the shards of one or more experiments.
+
+    Parameters
+    ----------
+    directories
+        The experiments' directories; the first one's configuration and metadata come to the
+        master's root, those of the others below ``sources/``.
+    output
+        The master; needed where there are several directories.
+    options
+        How to merge.
+
+    Raises
+    ------
+    ExperimentNotFound
+        A directory is not an experiment's.
+    IdsCollide, EpisodesMissing, EpisodesGone
+        Episodes are not those that they should be; the master is as before.
+    ShardDamaged, FormatError
+        A shard cannot be read; the master is as before.
+    """
+    sources = Sources.of(directories, output)
+    chosen = options or MergeOptions()
+    place = sources.directories[0] / EXPERIMENT
+    place.mkdir(exist_ok=True)
+    with FileLock(place / "merge.lock"):
+        return _Merge(sources, chosen).run()
+
+
+class _Merge:
+    def __init__(self, sources: Sources, options: MergeOptions) -> None:
+        self._sources = sources
+        self._options = options
+        self._files = sources.shards()
+        own = sources.experiment_files()
+        self._own = tuple((file.name, file.size, file.mtime_ns) for file in own)
+        folder = sources.target.parent
+        self._names = tuple(os.path.relpath(path, folder) for path in sources.directories)
+        last = read_previous(sources.target)
+        self._last = last if last and last.notes.sources == self._names else None
+        self._known = self._last.known() if self._last else {}
+
+    def run(self) -> MergeReport:
+        options = self._options
+        kept, new = self._split()
+        self._check_gone()
+        bar = tqdm(total=2 * len(new), desc="merge", unit="shard", disable=not options.progress)
         with bar:
-            described = [describe(path) for path in _counted(shards, bar)]
-            names = [os.path.relpath(path, target.parent) for path in shards]
-            _write(plan(described, names), directory, target, bar)
-    return target
+            workers = options.workers or len(os.sched_getaffinity(0))
+            shards = describe_all([file.path for file in new], workers, bar.update)
+            names = {file.path: file.name for file in new}
+            for shard in shards:
+                check_name(shard)
+            if options.renumber:
+                ids = renumbered(shards)
+            else:
+                ids = [shard.episode for shard in shards]
+            planned = plan(shards, [names[shard.path] for shard in shards], ids)
+            self._check_collisions(kept, planned.episodes)
+            schemas = {each.episode: each.shard.tables for each in (*kept, *planned.episodes)}
+            if options.expected is not None:
+                check_expected(list(schemas), options.expected)
+            report = self._report(planned.episodes, kept, differences(schemas))
+            if not options.dry_run and not self._is_current(report):
+                self._write(kept, planned.episodes, report, bar)
+        return report
 
+    def _split(self) -> tuple[list[EpisodePlan], list[SourceFile]]:
+        """Divide the shards into episodes of the last master and files to be read."""
+        last = self._last
+        if last is None or self._options.rebuild or self._options.renumber:
+            if last and self._is_same(last):
+                rows = range(len(last.index))
+                return [last.episode(row, self._sources) for row in rows], []
+            return [], self._files
+        kept, new = [], []
+        for file in self._files:
+            rows = self._known.get(file.name, [])
+            if rows and last.is_unchanged(file, rows):
+                kept += [last.episode(row, self._sources) for row in rows]
+            else:
+                new.append(file)
+        return kept, new
 
-def _counted(items: Iterable[Any], bar: "tqdm[Any]") -> Iterator[Any]:
-    for item in items:
-        yield item
-        bar.update()
-
-
-def _write(master: MasterPlan, directory: Path, target: Path, bar: "tqdm[Any]") -> None:
-    temporary = target.with_name(f".{target.name}.tmp")
-    # ("v108", "v114") keeps the master readable by HDF5 1.10 and later.
-    with h5py.File(temporary, "w", libver=("v108", "v114")) as file:
-        _copy_experiment(directory, file, target.parent)
-        file.attrs["format"] = FORMAT
-        file.attrs["format_version"] = FORMAT_VERSION
-        file.attrs["episode_count"] = len(master.episodes)
-        file.attrs["end_time"] = datetime.now(UTC).isoformat()
-        file.create_dataset(INDEX, data=master.index)
-        file.create_group(EPISODES)
-        for episode in _counted(master.episodes, bar):
-            _write_episode(file, episode)
-    publish(temporary, target, replace=True)
-
-
-def _write_episode(file: h5py.File, episode: EpisodePlan) -> None:
-    group = file.create_group(episode.group)
-    for name, value in episode.attributes.items():
-        group.attrs[name] = value
-    for dataset in episode.datasets:
-        _create_virtual(file, dataset)
-    if episode.copied:
-        with h5py.File(episode.shard.path, "r") as source:
-            for name in episode.copied:
-                _copy(source[episode.group], name, group, name, episode.source)
-
-
-def _copy_experiment(directory: Path, file: h5py.File, folder: Path) -> None:
-    """Copy the experiment's own files: each to the group of its name, attributes to the root."""
-    root = directory / EXPERIMENT
-    for path in sorted(root.rglob("[!.]*.h5")):
-        name = path.relative_to(root).with_suffix("").as_posix()
-        with h5py.File(path, "r") as source:
-            group = file if name == ATTRIBUTES else file.require_group(name)
-            for key, value in source.attrs.items():
-                group.attrs[key] = value
-            for key in source:
-                _copy(source, key, group, key, os.path.relpath(path, folder))
-
-
-def _copy(
-    source: h5py.Group, name: str, target: h5py.Group, key: str, file_name: str, depth: int = 0
-) -> None:
-    """Copy a group or dataset; large arrays stay where they are and are shown virtually."""
-    place = f"{source.name}/{name}"
-    path = Path(source.file.filename)
-    if not isinstance(source.get(name, getlink=True), h5py.HardLink):
-        raise ShardDamaged(path, place, "expected an object, got a link")
-    if depth > _DEEPEST:
-        raise ShardDamaged(path, place, f"expected groups at most {_DEEPEST} deep")
-    node = source[name]
-    if isinstance(node, h5py.Group):
-        group = target.create_group(key)
-        for attribute, value in node.attrs.items():
-            group.attrs[attribute] = value
-        for child in node:
-            _copy(node, child, group, child, file_name, depth + 1)
-        return
-    if node.is_virtual or node.external:
-        raise ShardDamaged(path, place, "expected data of its own, got a reference")
-    if node.nbytes < _VIRTUAL_BYTES or node.dtype.kind not in "biufc":
-        source.copy(node, target, key)
-        return
-    _create_virtual(
-        target,
-        VirtualDataset(key, node.name, file_name, node.shape, node.dtype, fill_value(node.dtype)),
-    )
-    for attribute, value in node.attrs.items():
-        target[key].attrs[attribute] = value
-
-
-def _create_virtual(group: h5py.Group, dataset: VirtualDataset) -> None:
-    layout = h5py.VirtualLayout(dataset.shape, dataset.dtype)
-    if 0 not in dataset.shape:
-        layout[...] = h5py.VirtualSource(
-            dataset.source, dataset.source_path, dataset.shape, dataset.dtype
+    def _is_same(self, last: Previous) -> bool:
+        """Tell whether the last merge, renumbered too, had these very files."""
+        if self._options.rebuild or not last.notes.is_renumbered:
+            return False
+        known = self._known
+        return set(known) == {file.name for file in self._files} and all(
+            last.is_unchanged(file, known[file.name]) for file in self._files
         )
-    group.create_virtual_dataset(dataset.path, layout, fillvalue=dataset.fill)
+
+    def _check_gone(self) -> None:
+        gone = self._gone()
+        if gone and not self._options.forget_missing:
+            raise EpisodesGone(gone, self._sources.target)
+
+    def _gone(self) -> dict[int, Path]:
+        if self._last is None:
+            return {}
+        there = {file.name for file in self._files}
+        folder = self._sources.target.parent
+        ids = self._last.index["episode_id"]
+        return {
+            int(ids[row]): folder / name
+            for name, rows in self._known.items()
+            if name not in there
+            for row in rows
+        }
+
+    @staticmethod
+    def _check_collisions(kept: Sequence[EpisodePlan], new: Sequence[EpisodePlan]) -> None:
+        places = {each.episode: each.source for each in kept}
+        twice = {
+            each.episode: [places[each.episode], each.source]
+            for each in new
+            if each.episode in places
+        }
+        if twice:
+            raise IdsCollide(twice)
+
+    def _report(
+        self,
+        new: Sequence[EpisodePlan],
+        kept: Sequence[EpisodePlan],
+        found: tuple[SchemaDifference, ...],
+    ) -> MergeReport:
+        before = set() if self._last is None else set(self._last.index["episode_id"].tolist())
+        ids = [each.episode for each in new]
+        now = {*ids, *(each.episode for each in kept)}
+        return MergeReport(
+            self._sources.target,
+            len(now),
+            tuple(i for i in ids if i not in before),
+            tuple(i for i in ids if i in before),
+            tuple(sorted(before - now)),
+            {e.episode: (e.shard.path, e.shard.episode) for e in new if e.episode != e.shard.episode},
+            found,
+        )
+
+    def _is_current(self, report: MergeReport) -> bool:
+        last = self._last
+        if last is None or self._options.rebuild or last.notes.files != self._own:
+            return False
+        return report.is_unchanged and last.notes.is_renumbered == self._options.renumber
+
+    # -- writing --------------------------------------------------------------------------
+
+    def _write(
+        self,
+        kept: Sequence[EpisodePlan],
+        new: Sequence[EpisodePlan],
+        report: MergeReport,
+        bar: "tqdm[Any]",
+    ) -> None:
+        target = self._sources.target
+        temporary = target.with_name(f".{target.name}.tmp")
+        replaced = len(report.changed) + len(report.removed)
+        last = self._last
+        amends = bool(kept) and last is not None and replaced <= _MOST_REPLACED * len(kept)
+        if not amends and kept:  # what was taken over has to be read after all
+            paths = dict.fromkeys(each.shard.path for each in kept)
+            again = describe_all(list(paths), self._options.workers or 1)
+            ids = {(each.shard.path, each.shard.episode): each for each in kept}
+            kept_shards = [(ids[s.path, s.episode], s) for s in again]
+            full = [EpisodePlan(e.episode, s, e.source) for e, s in kept_shards]
+            new, kept = sorted([*full, *new], key=lambda e: e.episode), []
+        try:
+            if amends:
+                shutil.copyfile(target, temporary)
+            with open_master(os.fspath(temporary), "r+" if amends else "w") as file:
+                writer = MasterWriter(file)
+                if amends:
+                    self._remove(file, [*report.changed, *report.removed])
+                self._write_root(writer, report.episodes, amends=amends)
+                for each in new:
+                    writer.episode(each)
+                    bar.update()
+                self._write_index(file, kept, new)
+            publish(temporary, target, replace=True)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                temporary.unlink()
+            raise
+
+    def _remove(self, file: h5py.File, ids: Sequence[int]) -> None:
+        """Remove episodes from a copy of the last master, and what is no longer as it was."""
+        for episode in ids:
+            del file[episode_group(episode)]
+        if self._has_new_own_files():
+            for name in [*file.attrs]:
+                del file.attrs[name]
+            for name in set(file) - {EPISODES, INDEX, MERGE}:
+                del file[name]
+
+    def _has_new_own_files(self) -> bool:
+        return self._last is None or self._last.notes.files != self._own
+
+    def _write_root(self, writer: MasterWriter, episodes: int, *, amends: bool) -> None:
+        file = writer.file
+        writer.group(file.id, EPISODES)
+        if not amends or self._has_new_own_files():
+            for i, directory in enumerate(self._sources.directories):
+                place = f"sources/{directory.name}" if i else ""
+                self._write_own_files(writer, directory, writer.group(file.id, place))
+        for name, value in (
+            ("format", FORMAT),
+            ("format_version", FORMAT_VERSION),
+            ("episode_count", episodes),
+            ("end_time", datetime.now(UTC).isoformat()),
+        ):
+            file.attrs[name] = value
+
+    def _write_own_files(self, writer: MasterWriter, directory: Path, root: h5g.GroupID) -> None:
+        for name, path in self._sources.own_files(directory):
+            relative = os.path.relpath(path, self._sources.target.parent)
+            target = root if name == ATTRIBUTES else writer.group(root, name)
+            try:
+                file = h5f.open(os.fsencode(path), h5f.ACC_RDONLY)
+            except OSError as error:
+                raise ShardDamaged(path, "structure", f"cannot be read: {error}") from error
+            try:
+                source = h5g.open(file, b"/")
+                writer.attributes(target, read_attributes_of(path, source))
+                for key in entries(path, source):
+                    nodes = describe_tree(path, source, key.decode())
+                    writer.static(target, nodes, relative, "")
+            except (OSError, KeyError, RuntimeError, ValueError) as error:
+                raise ShardDamaged(path, "structure", f"cannot be read: {error}") from error
+            finally:
+                file.close()
+
+    def _write_index(
+        self, file: h5py.File, kept: Sequence[EpisodePlan], new: Sequence[EpisodePlan]
+    ) -> None:
+        """Write the index, in order of id, and the notes for the next merge."""
+        every = sorted([*kept, *new], key=lambda each: each.episode)
+        index = np.zeros(len(every), index_dtype([each.source for each in every]))
+        ids = np.array([each.episode for each in every], np.int64)
+        last = self._last
+        if kept and last is not None:
+            rows = np.searchsorted(last.index["episode_id"], [each.episode for each in kept])
+            index[np.searchsorted(ids, [each.episode for each in kept])] = last.index[rows]
+        if new:
+            index[np.searchsorted(ids, [each.episode for each in new])] = index_of(new)
+        texts: dict[int, str] = {}
+        for each in every:  # most episodes share one schema
+            texts.setdefault(id(each.shard.tables), schema_text(each.shard.tables))
+        numbers: dict[str, int] = {}
+        of = [numbers.setdefault(texts[id(e.shard.tables)], len(numbers)) for e in every]
+        notes = Notes(
+            self._names, self._own, self._options.renumber, tuple(numbers), tuple(of)
+        ).to_json()
+        group = file.require_group(MERGE)
+        _replace(file, INDEX, index)
+        _replace(group, "schema_of", np.array(of, np.uint32))
+        if "schemas" in group:
+            del group["schemas"]
+        group["schemas"] = notes.pop("schemas")
+        for name, text in notes.items():
+            group.attrs[name] = text
+
+
+def _replace(group: h5py.Group, name: str, values: np.ndarray[Any, Any]) -> None:
+    """Write a one-dimensional dataset, in place where it has the same dtype already."""
+    if name in group and group[name].dtype == values.dtype:
+        group[name].resize(len(values), axis=0)
+        group[name][...] = values
+        return
+    if name in group:
+        del group[name]
+    group.create_dataset(name, data=values, maxshape=(None,), chunks=(_INDEX_CHUNK,))

@@ -3,42 +3,34 @@
 Invariant: each virtual dataset maps one dataset of one shard, whole, with its exact length.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 
+from merge.differences import SchemaDifference, differences
+from shardwriter.errors import EpisodesMissing, IdsCollide
 from shardwriter.layout import EVENTS, TABLES, episode_group
-from shardwriter.schema import INDEX_DTYPE, fill_value
-from shardwriter.shard import ShardDescription
+from shardwriter.schema import INDEX_DTYPE
+from shardwriter.shard_description import ShardDescription, TableDescription
 
-__all__ = ["EpisodePlan", "MasterPlan", "VirtualDataset", "plan"]
-
-
-@dataclass(frozen=True, slots=True)
-class VirtualDataset:
-    """One dataset of the master and the dataset of a shard that it shows."""
-
-    path: str
-    source_path: str
-    source: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    fill: object | None
+__all__ = ["EpisodePlan", "MasterPlan", "check_expected", "plan", "renumbered"]
 
 
 @dataclass(frozen=True, slots=True)
 class EpisodePlan:
-    """One episode of the master: virtual datasets, attributes, and groups to copy."""
+    """One episode of the master: its group, and the shard's file as the master names it."""
 
-    group: str
-    source: str
+    episode: int
     shard: ShardDescription
-    attributes: Mapping[str, Any]
-    datasets: tuple[VirtualDataset, ...]
-    copied: tuple[str, ...]
+    source: str
+
+    @property
+    def group(self) -> str:
+        """The episode's group in the master."""
+        return episode_group(self.episode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +39,12 @@ class MasterPlan:
 
     episodes: tuple[EpisodePlan, ...]
     index: np.ndarray[Any, Any]
+    differences: tuple[SchemaDifference, ...]
 
 
-def plan(shards: Sequence[ShardDescription], names: Sequence[str]) -> MasterPlan:
+def plan(
+    shards: Sequence[ShardDescription], names: Sequence[str], ids: Sequence[int] | None = None
+) -> MasterPlan:
     """Plan a master over shards.
 
     Parameters
@@ -57,53 +52,96 @@ def plan(shards: Sequence[ShardDescription], names: Sequence[str]) -> MasterPlan
     shards
         Their descriptions.
     names
-        The name of each shard's file, relative to the master's folder.
+        The name of each one's file, relative to the master's folder.
+    ids
+        The episodes' ids in the master; by default those that the shards give.
+
+    Raises
+    ------
+    IdsCollide
+        Two shards have one id.
     """
-    order = sorted(range(len(shards)), key=lambda i: shards[i].episode)
+    given = [shard.episode for shard in shards] if ids is None else list(ids)
+    _check_unique(given, names)
+    order = sorted(range(len(shards)), key=lambda i: given[i])
+    episodes = tuple(EpisodePlan(given[i], shards[i], names[i]) for i in order)
+    schemas = {each.episode: each.shard.tables for each in episodes}
+    return MasterPlan(episodes, index_of(episodes), differences(schemas))
+
+
+def _check_unique(ids: Sequence[int], names: Sequence[str]) -> None:
+    places: dict[int, list[str]] = {}
+    for episode, name in zip(ids, names, strict=True):
+        places.setdefault(episode, []).append(name)
+    twice = {episode: found for episode, found in places.items() if len(found) > 1}
+    if twice:
+        raise IdsCollide(twice)
+
+
+def renumbered(shards: Sequence[ShardDescription]) -> list[int]:
+    """Return ids without collisions: the first of equal ones stays, later ones come at the end."""
+    taken: set[int] = set()
+    following = max((shard.episode for shard in shards), default=-1) + 1
+    ids = []
+    for shard in shards:
+        episode = shard.episode
+        if episode in taken:
+            episode, following = following, following + 1
+        taken.add(episode)
+        ids.append(episode)
+    return ids
+
+
+def check_expected(found: Sequence[int], expected: range) -> None:
+    """Make sure that no episode is missing.
+
+    Raises
+    ------
+    EpisodesMissing
+        It names those that are.
+    """
+    there = set(found)
+    missing = [episode for episode in expected if episode not in there]
+    if missing:
+        raise EpisodesMissing(missing, len(expected))
+
+
+def index_dtype(names: Sequence[str]) -> np.dtype[Any]:
+    """Return the index's dtype, with room for the longest of the shards' names."""
     width = max([len(name.encode()) for name in names], default=1)
     fields = [
         (name, f"S{width}" if name == "shard" else INDEX_DTYPE[name])
         for name in INDEX_DTYPE.names or ()
     ]
-    index = np.zeros(len(shards), np.dtype(fields))
-    for row, i in enumerate(order):
-        index[row] = _index_row(shards[i], names[i])
-    return MasterPlan(tuple(_episode(shards[i], names[i]) for i in order), index)
+    return np.dtype(fields)
 
 
-def _episode(shard: ShardDescription, name: str) -> EpisodePlan:
-    group = episode_group(shard.episode)
-    datasets = tuple(
-        VirtualDataset(
-            f"{group}/{table}/{column}",
-            f"{group}/{table}/{column}",
-            name,
-            description.shape,
-            description.dtype,
-            fill_value(description.dtype),
-        )
-        for table, columns in shard.tables.items()
-        for column, description in columns.items()
-    )
-    return EpisodePlan(group, name, shard, shard.attributes, datasets, shard.others)
+def index_of(episodes: Sequence[EpisodePlan]) -> np.ndarray[Any, Any]:
+    """Return the index's rows of some episodes."""
+    rows = [tuple(_index_row(each)) for each in episodes]
+    return np.array(rows, index_dtype([each.source for each in episodes]))
 
 
-def _index_row(shard: ShardDescription, name: str) -> tuple[object, ...]:
+def _index_row(each: EpisodePlan) -> Iterator[object]:
+    shard = each.shard
     attributes = shard.attributes
-    events = [shard.rows(table) for table in shard.tables if table.startswith(f"{EVENTS}/")]
-    return (
-        shard.episode,
+    yield from (
+        each.episode,
         str(attributes["status"]).encode(),
-        int(attributes["total_timesteps"]),
-        int(attributes["total_spikes"]),
-        float(attributes["total_reward"]),
+        int(attributes.get("total_timesteps", 0)),
+        int(attributes.get("total_spikes", 0)),
+        float(attributes.get("total_reward", 0.0)),
         int(attributes["seed"]),
         datetime.fromisoformat(str(attributes["start_time"])).timestamp(),
         datetime.fromisoformat(str(attributes["end_time"])).timestamp(),
-        *(shard.rows(table) for table in TABLES),
-        sum(events) if events else -1,
-        name.encode(),
-        shard.size,
-        shard.mtime_ns,
-        shard.uuid.encode(),
     )
+    yield from (shard.rows(table) for table in TABLES)
+    yield event_rows(shard.tables)
+    yield from (each.source.encode(), shard.size, shard.mtime_ns, shard.uuid.encode())
+    yield shard.episode
+
+
+def event_rows(tables: Mapping[str, TableDescription]) -> int:
+    """Return the rows of all event types together, -1 where there is none."""
+    rows = [table.rows for name, table in tables.items() if name.startswith(f"{EVENTS}/")]
+    return sum(rows) if rows else -1

@@ -118,6 +118,16 @@ class TableSlots:
         rows = self.table.rows_per_chunk
         return max(self.first_row // rows, self.rows // rows - len(self.slots) + 1)
 
+    @property
+    def oldest_unless_free(self) -> int:
+        """The first chunk that is in the slots, unless its slot was reported free.
+
+        Before a new slot's first row is committed, the chunk that the slot held may be there
+        or not; but while it was not free, nobody wrote over it.
+        """
+        rows = self.table.rows_per_chunk
+        return max(self.first_row // rows, -(-self.rows // rows) - len(self.slots))
+
     def add_digest(self, chunk: int) -> None:
         """Keep a full slot's CRC-32, for whoever finds the slot after a crash."""
         slot = chunk % len(self.slots)
@@ -183,7 +193,11 @@ class Buffer:
             os.close(fd)
             raise
         reached("buffer created")
-        buffer.add_record("start", json.dumps(start).encode())
+        try:
+            buffer.add_record("start", json.dumps(start).encode())
+        except BaseException:
+            path.unlink()
+            raise
         buffer._words[_W_MAGIC] = _MAGIC
         reached("buffer started")
         buffer.unlock()

@@ -84,9 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser(
         "demo", parents=[common], help="record, merge and draw a foraging spiking network"
     )
-    demo.add_argument("--episodes", type=_positive, default=16, metavar="N")
+    demo.add_argument("--episodes", type=_positive, default=8, metavar="N")
     demo.add_argument("--workers", type=_positive, metavar="N", help="default: one per core")
-    demo.add_argument("--steps", type=_positive, default=2000, metavar="N", help="per episode")
+    demo.add_argument("--steps", type=_positive, default=20_000, metavar="N", help="per episode")
     demo.add_argument("--output", type=Path, default=Path("experiments"), metavar="DIR")
     demo.add_argument("--seed", type=int, default=1, metavar="N")
     demo.set_defaults(action=_demo)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -59,7 +60,7 @@ def read_rows(dataset: h5py.Dataset, start: int, stop: int) -> Array:
         try:
             values = decode(data)
         except ValueError as error:
-            raise ShardDamaged(dataset.file.filename, f"{dataset.name}, chunk {chunk}", str(error)) from error
+            raise _damaged(dataset, chunk, str(error)) from error
         target[...] = values[low - first : high - first]
 
     if len(chunks) == 1 or out.nbytes < _LEAST_PARALLEL_BYTES:
@@ -88,9 +89,9 @@ def search_sorted(dataset: h5py.Dataset, value: int) -> int:
             high = middle
     first = low * rows
     if first >= len(dataset):
-        return len(dataset)
+        return int(len(dataset))
     chunk = read_rows(dataset, first, min(len(dataset), first + rows))
-    return first + int(np.searchsorted(chunk, value))
+    return int(first + np.searchsorted(chunk, value))
 
 
 def _decoder(dataset: h5py.Dataset) -> Callable[[bytes], Array] | None:
@@ -110,8 +111,10 @@ def _decoder(dataset: h5py.Dataset) -> Callable[[bytes], Array] | None:
         plain = inflate(data, size) if pipeline.name else data
         if len(plain) != size:
             raise ValueError(f"expected {size} bytes, got {len(plain)}")
-        octets = unshuffle(plain, dtype.itemsize) if pipeline.shuffle else np.frombuffer(plain, np.uint8)
-        return octets.view(dtype).reshape(shape)
+        octets = np.frombuffer(plain, np.uint8)
+        if pipeline.shuffle:
+            octets = unshuffle(plain, dtype.itemsize)
+        return np.asarray(octets.view(dtype).reshape(shape))
 
     return decode
 
@@ -123,10 +126,12 @@ def _stored(dataset: h5py.Dataset, chunk: int) -> bytes | None:
         return None
     mask, data = dataset.id.read_direct_chunk(origin)
     if mask:
-        raise ShardDamaged(
-            dataset.file.filename, f"{dataset.name}, chunk {chunk}", f"filters skipped ({mask})"
-        )
+        raise _damaged(dataset, chunk, f"it skips filters ({mask})")
     return bytes(data)
+
+
+def _damaged(dataset: h5py.Dataset, chunk: int, problem: str) -> ShardDamaged:
+    return ShardDamaged(Path(dataset.file.filename), f"{dataset.name}, chunk {chunk}", problem)
 
 
 @cache

@@ -85,7 +85,7 @@ class Pipeline:
     @classmethod
     def of(cls, dataset: h5py.Dataset) -> "Pipeline":
         """Return the pipeline that a dataset was created with."""
-        filters = dataset._filters  # noqa: SLF001  (h5py shows filters it does not know nowhere else)
+        filters = dataset._filters
         with_shuffle = "shuffle" in filters
         if "gzip" in filters:
             return cls("gzip", filters["gzip"], with_shuffle)

@@ -5,7 +5,6 @@ it has returned, what it logged outlives every process.
 """
 
 import json
-import sys
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
@@ -18,30 +17,16 @@ import numpy as np
 
 from shardwriter.content_checks import ContentChecks
 from shardwriter.errors import EpisodeEnded, FieldError
-from shardwriter.fields import FieldLog
-from shardwriter.layout import (
-    BEHAVIOR,
-    EVENTS,
-    FINAL_STATE,
-    NEURAL_STATES,
-    REWARDS,
-    SPIKES,
-    SUMMARY,
-    TABLES,
-    WEIGHT_CHANGES,
-)
-from shardwriter.schema import Column, name_problem
-from shardwriter.table_log import Store, TableLog
+from shardwriter.layout import EVENTS, FINAL_STATE, SUMMARY, TABLES
+from shardwriter.occurrences import EventLog, WeightLog
+from shardwriter.schema import name_problem
+from shardwriter.table_log import Store
+from shardwriter.timestep_log import TimestepLog
 from shardwriter.tree import TreeError, flatten, pack
-from shardwriter.values import ValueProblem, as_array, as_timestep, fetched
 from shardwriter.writer import Sealed
 
 __all__ = ["Episode"]
 
-Array = np.ndarray[Any, Any]
-
-_SPIKE_COLUMNS = (Column("neuron_ids", np.dtype(np.int32)),)
-_REWARD_COLUMNS = (Column("values", np.dtype(np.float64)),)
 _RESERVED = {*TABLES, EVENTS, FINAL_STATE, SUMMARY}
 _ERROR_CHARACTERS = 16_000
 
@@ -77,28 +62,20 @@ class Episode:
         self.rng = np.random.default_rng(seed)
         self._store = store
         self._drain = store.drain
-        self._checks = checks
         self._shard = shard
-        self._sampling = neural_sampling_rate
         self._lock = threading.Lock()
         self._alarm = store.buffer.alarm
-        self._steps_word = store.buffer.steps
-        self._steps = 0
-        self._next_sample: int | None = None
         self._has_ended = False
-        self._neural = FieldLog(store, episode, NEURAL_STATES)
-        self._behavior = FieldLog(store, episode, BEHAVIOR)
-        self._weights = FieldLog(store, episode, WEIGHT_CHANGES)
-        self._events: dict[str, FieldLog] = {}
-        self._spikes: TableLog | None = None
-        self._rewards: TableLog | None = None
+        self._timesteps = TimestepLog(store, episode, neural_sampling_rate, checks)
+        self._weights = WeightLog(store, episode, checks)
+        self._events = EventLog(store, episode, checks)
         self._static: set[str] = set()
 
     def __repr__(self) -> str:
         state = "ended" if self._has_ended else "recording"
-        return f"<Episode {self.id}: {state}, {self._steps} timesteps, {self._shard}>"
+        return f"<Episode {self.id}: {state}, {self._shard}>"
 
-    # -- one timestep ---------------------------------------------------------------------
+    # -- logging --------------------------------------------------------------------------
 
     def log_timestep(
         self,
@@ -140,87 +117,7 @@ class Episode:
         with self._lock:
             if self._has_ended or self._alarm[0]:
                 self._refuse("log_timestep")
-            if type(timestep) is not int:
-                timestep = self._timestep(timestep)
-            checks = self._checks
-            if checks is not None:
-                checks.timestep(timestep, "timestep")
-            if self._next_sample is not None and timestep < self._next_sample:
-                neural_state = None
-            if "jax" in sys.modules:
-                neural_state, spikes, behavior, reward, spike_ids = fetched(
-                    (neural_state, spikes, behavior, reward, spike_ids)
-                )
-            states = fields = ids = None
-            if neural_state:
-                states = self._neural.check(neural_state)
-                if checks is not None:
-                    checks.finite(states, self._neural.names, timestep)
-            if spikes is not None or spike_ids is not None:
-                ids = self._spike_ids(spikes, spike_ids)
-            if behavior:
-                fields = self._behavior.check(behavior)
-            if reward is not None:
-                reward = self._reward(reward)
-
-            if states is not None:
-                self._neural.append(timestep, states)
-                self._next_sample = timestep + self._sampling
-            if ids is not None:
-                if self._spikes is None:
-                    self._spikes = TableLog(self._store, SPIKES, _SPIKE_COLUMNS)
-                self._spikes.append_group(timestep, ids)
-            if fields is not None:
-                self._behavior.append(timestep, fields)
-            if reward:
-                self._reward_log().append(timestep, (reward,))
-            self._steps += 1
-            self._steps_word[0] = self._steps
-
-    def _timestep(self, value: Any) -> int:
-        try:
-            return as_timestep(value)
-        except ValueProblem as problem:
-            raise self._problem("timestep", problem, "count steps in integers") from problem
-
-    def _spike_ids(self, spikes: Any, spike_ids: Any) -> Array:
-        if spike_ids is None:
-            vector = spikes if type(spikes) is np.ndarray else self._array("spikes", spikes)
-            if vector.ndim != 1:
-                raise self._misfit("spikes", "one entry per neuron, shape (N,)", vector)
-            if self._checks is not None:
-                self._checks.spike_vector(len(vector))
-            return vector.nonzero()[0]
-        if spikes is not None:
-            raise FieldError(
-                self.id, "spikes", "spikes or spike_ids", "both", "pass the one that you have"
-            )
-        ids = spike_ids if type(spike_ids) is np.ndarray else self._array("spike_ids", spike_ids)
-        if ids.ndim != 1 or (ids.dtype.kind not in "iu" and ids.size):
-            raise self._misfit("spike_ids", "integer ids, shape (K,)", ids)
-        if self._checks is not None:
-            self._checks.spike_ids(ids)
-        return ids
-
-    def _reward(self, reward: Any) -> float:
-        try:
-            return float(reward)
-        except (TypeError, ValueError) as error:
-            raise FieldError(
-                self.id, "reward", "a number", f"{type(reward).__name__} {reward!r}", "pass a float"
-            ) from error
-
-    def _spike_log(self) -> TableLog:
-        if self._spikes is None:
-            self._spikes = TableLog(self._store, SPIKES, _SPIKE_COLUMNS)
-        return self._spikes
-
-    def _reward_log(self) -> TableLog:
-        if self._rewards is None:
-            self._rewards = TableLog(self._store, REWARDS, _REWARD_COLUMNS)
-        return self._rewards
-
-    # -- many timesteps -------------------------------------------------------------------
+            self._timesteps.log(timestep, neural_state, spikes, behavior, reward, spike_ids)
 
     def log_timesteps(
         self,
@@ -253,91 +150,8 @@ class Episode:
             As ``log_timestep``.
         """
         with self._lock:
-            if self._has_ended or self._alarm[0]:
-                self._refuse("log_timesteps")
-            timesteps, neural_state, spikes, behavior, reward, spike_ids = fetched(
-                (timesteps, neural_state, spikes, behavior, reward, spike_ids)
-            )
-            steps = self._array("timesteps", timesteps)
-            if steps.ndim != 1 or (steps.dtype.kind not in "iu" and steps.size):
-                raise self._misfit("timesteps", "integers, shape (T,)", steps)
-            if len(steps) == 0:
-                return
-            steps = steps.astype(np.int64, copy=False)
-            if self._checks is not None:
-                self._checks.timesteps(steps)
-            states = fields = fired = None
-            chosen = self._samples(steps) if neural_state else steps[:0]
-            if neural_state:
-                states = self._neural.check_block(neural_state, len(steps))
-                if self._checks is not None:
-                    self._checks.finite(states, self._neural.names, int(steps[0]))
-            if spikes is not None or spike_ids is not None:
-                fired = self._spike_block(steps, spikes, spike_ids)
-            if behavior:
-                fields = self._behavior.check_block(behavior, len(steps))
-            rewards = None if reward is None else self._reward_block(steps, reward)
-
-            if states is not None and len(chosen):
-                self._neural.extend(steps[chosen], [block[chosen] for block in states])
-                self._next_sample = int(steps[chosen[-1]]) + self._sampling
-            if fired is not None:
-                self._spike_log().extend(fired[0], (fired[1],), len(fired[0]))
-            if fields is not None:
-                self._behavior.extend(steps, fields)
-            if rewards is not None and len(rewards[0]):
-                self._reward_log().extend(rewards[0], (rewards[1],), len(rewards[0]))
-            self._steps += len(steps)
-            self._steps_word[0] = self._steps
-
-    def _samples(self, steps: Array) -> Array:
-        """Return the positions of the timesteps whose neural state is stored."""
-        if self._sampling == 1 and self._next_sample is None:
-            return np.arange(len(steps))
-        chosen = []
-        position = 0
-        due = self._next_sample
-        while position < len(steps):
-            if due is not None and steps[position] < due:
-                later = np.flatnonzero(steps[position:] >= due)
-                if not len(later):
-                    break
-                position += int(later[0])
-            chosen.append(position)
-            due = int(steps[position]) + self._sampling
-            position += 1
-        return np.array(chosen, np.intp)
-
-    def _spike_block(self, steps: Array, spikes: Any, spike_ids: Any) -> tuple[Array, Array]:
-        if spike_ids is None:
-            matrix = self._array("spikes", spikes)
-            if matrix.ndim != 2 or len(matrix) != len(steps):
-                raise self._misfit("spikes", f"shape ({len(steps)}, N)", matrix)
-            if self._checks is not None:
-                self._checks.spike_vector(matrix.shape[1])
-            rows, ids = matrix.nonzero()
-            return steps[rows], ids
-        if spikes is not None or len(spike_ids) != len(steps):
-            raise FieldError(
-                self.id,
-                "spike_ids",
-                f"{len(steps)} arrays, and no spikes",
-                f"{len(spike_ids)}",
-                "pass one array of ids per timestep",
-            )
-        each = [self._spike_ids(None, ids) for ids in spike_ids]
-        counts = [len(ids) for ids in each]
-        return np.repeat(steps, counts), np.concatenate(each)
-
-    def _reward_block(self, steps: Array, reward: Any) -> tuple[Array, Array]:
-        values = self._array("reward", reward)
-        if values.shape != steps.shape or values.dtype.kind not in "biuf":
-            raise self._misfit("reward", f"numbers, shape ({len(steps)},)", values)
-        values = values.astype(np.float64)
-        stored = np.flatnonzero(values)
-        return steps[stored], values[stored]
-
-    # -- weights, events, static data -----------------------------------------------------
+            self._check_open("log_timesteps")
+            self._timesteps.log_many(timesteps, neural_state, spikes, behavior, reward, spike_ids)
 
     def log_weight_change(
         self, timestep: int, synapse_id: Any, old_weight: Any, new_weight: Any, **extra: Any
@@ -363,12 +177,7 @@ class Episode:
         fields = {"old_weights": old_weight, "new_weights": new_weight, **extra}
         with self._lock:
             self._check_open("log_weight_change")
-            step = self._timestep(timestep)
-            values = self._weights.check({**self._synapses(synapse_id, None), **fields})
-            if self._checks is not None:
-                self._checks.weights(old_weight, new_weight)
-                self._checks.timestep(step, WEIGHT_CHANGES)
-            self._weights.append(step, values)
+            self._weights.log(timestep, synapse_id, fields)
 
     def log_weight_changes(
         self, timesteps: Any, synapse_ids: Any, old_weights: Any, new_weights: Any, **extra: Any
@@ -391,35 +200,10 @@ class Episode:
         FieldError, EpisodeEnded, WriterFailed
             As ``log_timestep``.
         """
-        old = self._array("old_weights", old_weights)
-        if old.ndim != 1:
-            raise self._misfit("old_weights", "shape (K,)", old)
-        fields = {"old_weights": old, "new_weights": new_weights, **extra}
+        fields = {"old_weights": old_weights, "new_weights": new_weights, **extra}
         with self._lock:
             self._check_open("log_weight_changes")
-            steps = self._array("timesteps", timesteps)
-            if steps.dtype.kind not in "iu" or steps.shape not in ((), old.shape):
-                raise self._misfit("timesteps", f"integers, shape () or {old.shape}", steps)
-            synapses = self._synapses(synapse_ids, len(old))
-            if len(old) == 0:
-                return
-            values = self._weights.check_block({**synapses, **fields}, len(old))
-            steps = np.broadcast_to(steps, old.shape)
-            if self._checks is not None:
-                self._checks.weights(old, new_weights)
-                self._checks.timesteps(steps, WEIGHT_CHANGES)
-            self._weights.extend(steps, values)
-
-    def _synapses(self, synapse_ids: Any, count: int | None) -> dict[str, Array]:
-        ids = self._array("synapse_id", synapse_ids)
-        shape = () if count is None else (count,)
-        if ids.dtype.kind in "iu" or ids.size == 0:
-            ids = ids.astype(np.int64)
-            if ids.shape == shape:
-                return {"synapse_ids": ids}
-            if ids.shape == (*shape, 2):
-                return {"source_ids": ids[..., 0], "target_ids": ids[..., 1]}
-        raise self._misfit("synapse_id", f"integers, shape {shape} or {(*shape, 2)}", ids)
+            self._weights.log_many(timesteps, synapse_ids, fields)
 
     def log_event(self, event_type: str, timestep: int, data: Any = None) -> None:
         """Log something that happened at a timestep.
@@ -439,21 +223,9 @@ class Episode:
         FieldError, EpisodeEnded, WriterFailed
             As ``log_timestep``.
         """
-        problem = name_problem(event_type)
-        if problem:
-            raise FieldError(self.id, EVENTS, "a name without slashes", problem, "rename it")
-        fields = data if isinstance(data, Mapping) else {} if data is None else {"value": data}
         with self._lock:
             self._check_open("log_event")
-            log = self._events.get(event_type)
-            if log is None:
-                log = FieldLog(self._store, self.id, f"{EVENTS}/{event_type}")
-            step = self._timestep(timestep)
-            values = log.check(fields)
-            if self._checks is not None:
-                self._checks.timestep(step, f"{EVENTS}/{event_type}")
-            log.append(step, values)
-            self._events[event_type] = log
+            self._events.log(event_type, timestep, data)
 
     def log_static_data(self, name: str, data: Any) -> None:
         """Keep data that belongs to the episode as a whole, such as a maze.
@@ -530,9 +302,8 @@ class Episode:
         with self._lock:
             if self._has_ended:
                 return 0, 0
-            logs = [self._neural, self._behavior, self._weights, *self._events.values()]
-            counts = [log.progress() for log in logs]
-            counts += [log.progress() for log in (self._spikes, self._rewards) if log]
+            logs = (self._timesteps, self._weights, self._events)
+            counts = [count for log in logs for count in log.progress()]
         return sum(rows for rows, _ in counts), sum(size for _, size in counts)
 
     def memory_bytes(self) -> int:
@@ -602,8 +373,8 @@ class Episode:
                 self._finish(
                     "interrupted" if is_stop else "failed",
                     success=False,
-                    error=f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS],
-                    traceback=text[-_ERROR_CHARACTERS:],
+                    error=_storable(f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS]),
+                    traceback=_storable(text[-_ERROR_CHARACTERS:]),
                 )
             except Exception as second:  # noqa: BLE001  (must not mask the first)
                 error.add_note(f"and its episode could not be ended: {second}")
@@ -614,9 +385,10 @@ class Episode:
         self.buffer_bytes = self._store.buffer.allocated_bytes
         self._has_ended = True
         self._drain.seal()
+        timesteps = self._timesteps
         # Views of the slots keep their memory mapped; nothing is logged any more.
-        del self._neural, self._behavior, self._weights, self._events, self._spikes, self._rewards
-        del self._alarm, self._steps_word, self._store
+        del self._timesteps, self._weights, self._events, self._alarm, self._store
+        timesteps.finish()
 
     # -- errors ---------------------------------------------------------------------------
 
@@ -629,16 +401,7 @@ class Episode:
             raise EpisodeEnded(self.id, call)
         self._drain.check()
 
-    def _array(self, field: str, value: Any) -> Array:
-        try:
-            return as_array(value)
-        except ValueProblem as problem:
-            raise self._problem(field, problem, "convert it first") from problem
 
-    def _problem(self, field: str, problem: ValueProblem, advice: str) -> FieldError:
-        expected, got = problem.args
-        return FieldError(self.id, field, expected, got, advice)
-
-    def _misfit(self, field: str, expected: str, got: Array) -> FieldError:
-        text = f"{got.dtype.name} {got.shape}"
-        return FieldError(self.id, field, expected, text, "check the call's arguments")
+def _storable(text: str) -> str:
+    """Return a text that UTF-8 can hold: lone surrogates, as in odd file names, written out."""
+    return text.encode(errors="backslashreplace").decode()

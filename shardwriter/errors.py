@@ -4,7 +4,7 @@ Each class keeps its fields in ``args``, so that it survives pickling, and write
 ``__str__``: where, what was expected, what came, what to do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 __all__ = [
@@ -15,15 +15,20 @@ __all__ = [
     "EpisodeExists",
     "EpisodeNotFound",
     "EpisodesFailed",
+    "EpisodesGone",
+    "EpisodesMissing",
     "ExperimentNotFound",
     "FieldError",
     "FormatError",
+    "IdsCollide",
     "MasterStale",
     "MissingDependency",
     "NoSpace",
     "ShardDamaged",
     "ShardMissing",
     "ShardWriterError",
+    "TooLarge",
+    "WorkerFailed",
     "WriterFailed",
 ]
 
@@ -105,7 +110,8 @@ class EpisodesFailed(ShardWriterError):
         self.results = results
 
     def __str__(self) -> str:
-        shown = [f"  episode {i}: {text}" for i, text in list(self.failures.items())[:10]]
+        first = list(self.failures.items())[:10]
+        shown = [f"  episode {i}: {(text.splitlines() or [''])[0][:200]}" for i, text in first]
         more = len(self.failures) - len(shown)
         if more:
             shown.append(f"  … and {more} more")
@@ -114,6 +120,51 @@ class EpisodesFailed(ShardWriterError):
             f"({ranges(list(self.failures))}); what they logged is kept"
         )
         return "\n".join([head, *shown])
+
+
+class EpisodesMissing(ShardWriterError):
+    """Episodes that were expected are not there; nothing was written."""
+
+    def __init__(self, missing: Sequence[int], expected: int) -> None:
+        super().__init__(tuple(missing), expected)
+
+    def __str__(self) -> str:
+        missing, expected = self.args
+        return (
+            f"expected {expected} episodes, got {expected - len(missing)}: {ranges(missing)} "
+            "missing; run `shardwriter recover` for those that were interrupted, or record them"
+        )
+
+
+class EpisodesGone(ShardWriterError):
+    """Shards that the last master shows are no longer there; nothing was written."""
+
+    def __init__(self, gone: Mapping[int, Path], master: Path) -> None:
+        super().__init__(dict(gone), master)
+
+    def __str__(self) -> str:
+        gone, master = self.args
+        first = next(iter(gone.values()))
+        return (
+            f"{master}: expected the shards of episodes {ranges(list(gone))}, which the last merge "
+            f"had, got none, such as {first}; put them back, or merge with --forget-missing"
+        )
+
+
+class IdsCollide(ShardWriterError):
+    """Several shards have one episode id; nothing was written."""
+
+    def __init__(self, places: Mapping[int, Sequence[str]]) -> None:
+        super().__init__(dict(places))
+
+    def __str__(self) -> str:
+        (places,) = self.args
+        shown = [f"{i} ({', '.join(found)})" for i, found in list(places.items())[:10]]
+        more = f", … {len(places) - 10} more" if len(places) > 10 else ""
+        return (
+            f"episodes: expected ids that occur once, got several of {', '.join(shown)}{more}; "
+            "merge with --renumber to give the later ones new ids"
+        )
 
 
 class ExperimentNotFound(ShardWriterError):
@@ -158,6 +209,20 @@ class ShardDamaged(ShardWriterError):
     def __str__(self) -> str:
         path, place, problem = self.args
         return f"{path}: {place}: {problem}"
+
+
+class TooLarge(ShardWriterError):
+    """What was asked for does not fit into memory; nothing was read."""
+
+    def __init__(self, path: Path, place: str, needed_bytes: int, available_bytes: int) -> None:
+        super().__init__(path, place, needed_bytes, available_bytes)
+
+    def __str__(self) -> str:
+        path, place, needed, available = self.args
+        return (
+            f"{path}: {place}: expected at most the {available / 1e9:.1f} GB of memory that are "
+            f"free, got {needed / 1e9:.1f} GB; read it in windows with start= and stop="
+        )
 
 
 class BufferDamaged(ShardWriterError):
@@ -207,6 +272,20 @@ class WriterFailed(ShardWriterError):
         return (
             f"episode {episode}: its shard {where} could not be written: {cause}; nothing logged "
             f"so far is lost: mend the cause, then run `shardwriter recover {where.parent.parent}`"
+        )
+
+
+class WorkerFailed(ShardWriterError):
+    """Worker processes end before they have begun; episodes that ran before are kept."""
+
+    def __init__(self, times: int, how: str) -> None:
+        super().__init__(times, how)
+
+    def __str__(self) -> str:
+        times, how = self.args
+        return (
+            f"run_episodes: expected worker processes that start, {times} in a row ended before "
+            f"they took an episode ({how}); what they printed on stderr says why"
         )
 
 

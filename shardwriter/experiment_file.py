@@ -43,8 +43,12 @@ def write_experiment_file(
     path = directory / EXPERIMENT / f"{name}.h5"
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    with h5py.File(temporary, "w", libver=("v108", "v114")) as file:
-        write_attributes(file, attributes)
-        write_tree(file, leaves)
-    temporary.replace(path)
+    try:
+        with h5py.File(temporary, "w", libver=("v108", "v114")) as file:
+            write_attributes(file, attributes)
+            write_tree(file, leaves)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     sync_directory(path.parent)

@@ -21,7 +21,7 @@ from shardwriter.errors import ConfigError, EpisodeEnded, EpisodesFailed
 from shardwriter.experiment_file import write_experiment_file
 from shardwriter.groups import plain
 from shardwriter.layout import ATTRIBUTES, CONFIG_JSON, SHARDS
-from shardwriter.recorder import Recorder
+from shardwriter.recorder import Recorder, checked_id
 from shardwriter.network import network_size
 from shardwriter.provenance import code_snapshot, git_info, runtime_info
 from shardwriter.schema import name_problem
@@ -130,12 +130,13 @@ class DataExporter:
             enable_profiling=enable_profiling,
             max_memory_mb=max_memory_mb,
             flush_interval_s=flush_interval_s,
-            buffer_dir=None if buffer_dir is None else Path(buffer_dir),
+            buffer_dir=None if buffer_dir is None else _path("buffer_dir", buffer_dir),
             seed=secrets.randbits(63) if seed is None else seed,
         )
         self.experiment_name = experiment_name
         self._progress = progress
-        self._recorder = Recorder(_new_directory(Path(output_dir), experiment_name), config)
+        parent = _path("output_dir", output_dir)
+        self._recorder = Recorder(_new_directory(parent, experiment_name), config)
         self.output_dir = self._recorder.output_dir
         self._current: Episode | None = None
         self._is_closed = False
@@ -192,8 +193,9 @@ class DataExporter:
         own = {"format", "format_version", "experiment_name", "episode_count"}
         for name in own & set(metadata):
             raise ConfigError("save_metadata", "a name that shardwriter does not use", name)
-        self._attributes.update(metadata)
-        self._save(ATTRIBUTES, self._attributes)
+        attributes = {**self._attributes, **metadata}
+        self._save(ATTRIBUTES, attributes)
+        self._attributes = attributes
 
     def save_network_structure(
         self,
@@ -336,10 +338,12 @@ class DataExporter:
             Some episodes failed; it lists them, and what they logged is kept.
         """
         self._check_open()
+        if not callable(rollout):
+            raise ConfigError("rollout", "a function of an episode", rollout)
         if on_error not in ("raise", "continue"):
             raise ConfigError("on_error", "'raise' or 'continue'", on_error)
         workers = len(os.sched_getaffinity(0)) if n_workers is None else n_workers
-        if workers < 1:
+        if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
             raise ConfigError("n_workers", "an int, at least 1", n_workers)
         results = self._run(rollout, episodes, workers)
         failures = {r.episode: r.error or r.status for r in results if not r.is_good}
@@ -350,15 +354,22 @@ class DataExporter:
     def _run(
         self, rollout: Callable[[Episode], Any], episodes: Iterable[int], n_workers: int
     ) -> list[EpisodeResult]:
-        order: dict[int, int] = {}
+        order: list[int] = []
         results: dict[int, EpisodeResult] = {}
 
         def ids() -> Iterator[int]:
+            known = set()
             for episode in episodes:
-                order[int(episode)] = len(order)
-                yield int(episode)
+                number = checked_id(episode)
+                if number in known:
+                    raise ConfigError("episodes", "each id once", number)
+                known.add(number)
+                order.append(number)
+                yield number
 
-        total = len(episodes) if isinstance(episodes, Sized) else None
+        # Checked before anything runs, where that can be.
+        given = iter(list(ids())) if isinstance(episodes, Sized) else ids()
+        total = len(order) if isinstance(episodes, Sized) else None
         with self._bar("episodes", total, "episode") as bar:
 
             def report(result: EpisodeResult) -> None:
@@ -368,7 +379,7 @@ class DataExporter:
                 if bad:
                     bar.set_postfix(failed=bad)
 
-            run_local(self._recorder, rollout, ids(), n_workers, report)
+            run_local(self._recorder, rollout, given, n_workers, report)
         return [results[episode] for episode in order]
 
     # -- the end --------------------------------------------------------------------------
@@ -420,7 +431,7 @@ class DataExporter:
     ) -> None:
         try:
             write_experiment_file(self.output_dir, name, attributes, data or {})
-        except (TreeError, TypeError, ValueError) as error:
+        except (TreeError, TypeError, ValueError, RuntimeError) as error:
             raise ConfigError(name, "values that HDF5 and JSON can hold", str(error)) from error
 
     def _write_config_json(self, config: Mapping[str, Any]) -> None:
@@ -444,13 +455,24 @@ def _weights(weights: Any) -> Any:
     return {"row": coo.row, "col": coo.col, "value": coo.data, "shape": list(coo.shape)}
 
 
+def _path(option: str, value: str | os.PathLike[str]) -> Path:
+    try:
+        return Path(value)
+    except TypeError as error:
+        raise ConfigError(option, "a path", value) from error
+
+
 def _new_directory(parent: Path, name: str) -> Path:
     """Make ``<name>_<YYYYmmdd_HHMMSS>``, with a suffix if another has that name."""
     stem = f"{name}_{datetime.now().astimezone().strftime('%Y%m%d_%H%M%S')}"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # a file is in the way, or a link that leads nowhere
+        raise ConfigError("output_dir", f"a directory ({error.strerror})", str(parent)) from error
     for i in itertools.count():
         directory = parent / (f"{stem}_{i}" if i else stem)
         try:
-            directory.mkdir(parents=True)
+            directory.mkdir()
         except FileExistsError:
             continue
         (directory / SHARDS).mkdir()

@@ -3,7 +3,7 @@
 Invariant: ``check`` changes nothing, so that a call whose fields do not all fit logs none.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,18 @@ import numpy as np
 from shardwriter.errors import FieldError
 from shardwriter.schema import Column, fill_value, name_problem, spell
 from shardwriter.table_log import Store, TableLog
-from shardwriter.values import ValueProblem, as_array, flattened, foreign_dtype
+from shardwriter.values import (
+    ValueProblem,
+    as_array,
+    as_timestep,
+    flattened,
+    foreign_dtype,
+)
 
-__all__ = ["FieldLog"]
+__all__ = ["FieldLog", "array_of", "misfit", "timestep_of"]
 
 Array = np.ndarray[Any, Any]
+Watch = Callable[[Sequence[str], Array, Sequence[Array]], Sequence[str]]
 
 _SAME = "log it under another name, or convert it first"
 _COMPLETE = "pass every field that is not of a float dtype in every call"
@@ -35,11 +42,16 @@ class FieldLog:
         The episode's id, for errors.
     name
         The table's name.
+    watch
+        Looks at the rows of full slots, and at the end at the rest: called with the names of
+        the columns, the timesteps and the columns; returns names that it need not see again.
     """
 
-    __slots__ = ("_columns", "_episode", "_log", "_name", "_new", "_store")
+    __slots__ = ("_columns", "_episode", "_log", "_name", "_new", "_store", "_unseen", "_watch")
 
-    def __init__(self, store: Store, episode: int, name: str) -> None:
+    def __init__(self, store: Store, episode: int, name: str, watch: Watch | None = None) -> None:
+        self._watch = watch
+        self._unseen: set[str] = set()
         self._store = store
         self._episode = episode
         self._name = name
@@ -47,10 +59,22 @@ class FieldLog:
         self._columns: list[tuple[str, np.dtype[Any], tuple[int, ...], tuple[type, ...]]] = []
         self._new: list[Column] = []
 
-    @property
-    def names(self) -> list[str]:
-        """Names of the columns, in the order of the values that ``check`` returns."""
-        return [name for name, *_ in self._columns] + [column.name for column in self._new]
+    def finish(self) -> None:
+        """Let the watch see the rows that fill no slot."""
+        if self._log is not None and self._watch is not None:
+            self._look(*self._log.unfilled())
+
+    def _look(self, timesteps: Array, columns: Sequence[Array]) -> None:
+        if self._watch is None:
+            return
+        seen = [
+            (name, column)
+            for (name, *_), column in zip(self._columns, columns, strict=True)
+            if name not in self._unseen
+        ]
+        self._unseen.update(
+            self._watch([name for name, _ in seen], timesteps, [column for _, column in seen])
+        )
 
     def progress(self) -> tuple[int, int]:
         """Return the rows and raw bytes logged so far."""
@@ -64,6 +88,8 @@ class FieldLog:
         FieldError
             A field does not fit.
         """
+        if not isinstance(fields, Mapping):
+            raise self._no_mapping(fields)
         values: list[Any] = []
         missing = 0
         for name, dtype, shape, scalars in self._columns:
@@ -75,6 +101,9 @@ class FieldLog:
             elif name in fields:
                 values.append(self._fitted(name, value, dtype, shape))
             else:
+                flat = flattened(fields)
+                if flat is not fields:
+                    return self.check(flat)
                 missing += 1
                 values.append(self._absent(name, dtype))
         self._new = []
@@ -93,6 +122,8 @@ class FieldLog:
         FieldError
             A field does not fit.
         """
+        if not isinstance(fields, Mapping):
+            raise self._no_mapping(fields)
         fields = flattened(fields)
         values: list[Any] = []
         missing = 0
@@ -117,7 +148,8 @@ class FieldLog:
 
     def _ready(self) -> TableLog:
         if self._log is None:
-            self._log = TableLog(self._store, self._name, self._new)
+            look = None if self._watch is None else self._look
+            self._log = TableLog(self._store, self._name, self._new, look)
         elif self._new:
             self._log.add_columns(self._new)
         else:
@@ -170,19 +202,57 @@ class FieldLog:
         return values
 
     def _array(self, name: str, value: Any) -> Array:
-        try:
-            return as_array(value)
-        except ValueProblem as problem:
-            expected, got = problem.args
-            raise self._error(name, expected, got, _SAME) from problem
+        return array_of(self._episode, f"{self._name}/{name}", value)
+
+    def _no_mapping(self, fields: object) -> FieldError:
+        got = type(fields).__name__
+        advice = "name the field: {'name': value}"
+        return FieldError(self._episode, self._name, "a dict of fields", got, advice)
 
     def _error(self, name: str, expected: str, got: str, advice: str) -> FieldError:
         return FieldError(self._episode, f"{self._name}/{name}", expected, got, advice)
 
 
+def array_of(episode: int, field: str, value: object) -> Array:
+    """Return a logged value as an array.
+
+    Raises
+    ------
+    FieldError
+        It cannot be stored.
+    """
+    try:
+        return as_array(value)
+    except ValueProblem as problem:
+        expected, got = problem.args
+        raise FieldError(episode, field, expected, got, "convert it first") from problem
+
+
+def timestep_of(episode: int, value: object) -> int:
+    """Return a timestep as an int.
+
+    Raises
+    ------
+    FieldError
+        It is not an integer of at most 64 bits.
+    """
+    try:
+        return as_timestep(value)
+    except ValueProblem as problem:
+        expected, got = problem.args
+        advice = "count steps in integers"
+        raise FieldError(episode, "timestep", expected, got, advice) from problem
+
+
+def misfit(episode: int, field: str, expected: str, got: Array) -> FieldError:
+    """Return the error for an array of the wrong form."""
+    advice = "check the call's arguments"
+    return FieldError(episode, field, expected, spell(got.dtype, got.shape), advice)
+
+
 def _scalars(column: Column) -> tuple[type, ...]:
     """Return the scalar types that a column takes as they are."""
-    if column.shape:
+    if column.shape or column.dtype.kind == "S":
         return ()
     plain = {"float64": float, "bool": bool}.get(column.dtype.name)
     return (column.dtype.type,) if plain is None else (plain, column.dtype.type)

@@ -20,6 +20,7 @@ __all__ = [
     "FORMAT_VERSION",
     "INDEX",
     "MASTER",
+    "MERGE",
     "SHARDS",
     "SUMMARY",
     "TABLES",
@@ -28,8 +29,12 @@ __all__ = [
     "buffer_label",
     "buffer_name",
     "episode_group",
+    "episode_shards",
+    "is_pack_name",
     "leftover_episodes",
     "listed_episodes",
+    "pack_name",
+    "shard_id",
     "unfinished_buffers",
     "unfinished_episodes",
 ]
@@ -48,6 +53,7 @@ ATTRIBUTES = "attributes"  # of these files, the one whose attributes go to the 
 
 EPISODES = "episodes"
 INDEX = "episode_index"
+MERGE = "merge"  # in the master: what the next merge needs to know of this one
 TIMESTEPS = "timesteps"
 FINAL_STATE = "final_state"
 SUMMARY = "summary"
@@ -61,6 +67,7 @@ EVENTS = "events"
 TABLES = (NEURAL_STATES, SPIKES, BEHAVIOR, REWARDS, WEIGHT_CHANGES)
 FIELD_TABLES = (NEURAL_STATES, BEHAVIOR)  # their columns are the user's own fields
 
+_PACK_NAME = re.compile(r"pack_(\d{4,})\.h5")  # a shard of many episodes
 _SHARD_NAME = re.compile(r"episode_(\d{4,})\.h5")
 _BUFFER_NAME = re.compile(r"shardwriter-(.+)-[0-9a-f]+\.buffer")
 _LEFTOVER_NAME = re.compile(
@@ -116,6 +123,28 @@ class EpisodePaths:
 def listed_episodes(directory: Path) -> dict[int, Path]:
     """Return the finished shards of an experiment by episode id, in order of id."""
     return _matching(directory, _SHARD_NAME)
+
+
+def episode_shards(directory: Path) -> list[Path]:
+    """Return every file of finished episodes: shards in order of id, then packed ones."""
+    packs = _matching(directory, _PACK_NAME)
+    return [*listed_episodes(directory).values(), *packs.values()]
+
+
+def pack_name(number: int) -> str:
+    """Return the name of a shard of many episodes."""
+    return f"pack_{number:04d}.h5"
+
+
+def is_pack_name(path: Path) -> bool:
+    """Tell whether a file is named as a shard of many episodes."""
+    return _PACK_NAME.fullmatch(path.name) is not None
+
+
+def shard_id(path: Path) -> int:
+    """Return the episode that a shard is named for, -1 for another name."""
+    match = _SHARD_NAME.fullmatch(path.name)
+    return int(match[1]) if match else -1
 
 
 def unfinished_episodes(directory: Path) -> list[int]:

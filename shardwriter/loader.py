@@ -27,7 +27,7 @@ from shardwriter.errors import (
 from shardwriter.groups import read_attributes, read_tree
 from shardwriter.layout import INDEX, MASTER, SHARDS, episode_group
 from shardwriter.recorded_episode import RecordedEpisode
-from shardwriter.shard import check_format
+from shardwriter.shard_description import check_format
 
 __all__ = ["ExperimentLoader", "quick_load"]
 

@@ -27,6 +27,7 @@ class OpenEpisodes:
         self._lock = threading.Lock()
         self._open: dict[int, Episode] = {}
         self._ended: deque[Episode] = deque()
+        self._failures: list[WriterFailed] = []
 
     def add(self, episode: Episode) -> None:
         """Take an episode in charge."""
@@ -34,13 +35,7 @@ class OpenEpisodes:
             self._open[episode.id] = episode
 
     def settle(self, most: int) -> None:
-        """Let go of published episodes; wait for the oldest while more than `most` are not.
-
-        Raises
-        ------
-        WriterFailed
-            One of them could not be written.
-        """
+        """Let go of published episodes; wait for the oldest while more than `most` are not."""
         while (episode := self._take(most)) is not None:
             self._wait(episode)
 
@@ -68,16 +63,17 @@ class OpenEpisodes:
 
     def close(self) -> list[WriterFailed]:
         """End what is open as ``interrupted``, wait for all, and return what failed."""
-        failures = []
         for episode in self._every():
             try:
                 episode.interrupt()
-                self._wait(episode)
             except WriterFailed as error:
-                failures.append(error)
+                self._failures.append(error)
+            else:
+                self._wait(episode)
         with self._lock:
             self._open.clear()
             self._ended.clear()
+            failures, self._failures = self._failures, []
         return failures
 
     def _every(self) -> list[Episode]:
@@ -93,4 +89,8 @@ class OpenEpisodes:
             return None
 
     def _wait(self, episode: Episode) -> None:
-        self._performance.add_sealed(episode.wait())
+        try:
+            self._performance.add_sealed(episode.wait())
+        except WriterFailed as error:
+            # Not the fault of whoever opens another episode now; `close` raises it.
+            self._failures.append(error)

@@ -38,7 +38,7 @@ from shardwriter.shard import Codecs
 from shardwriter.table_log import Store
 from shardwriter.writer_process import Drain, LocalDrain, WriterProcess
 
-__all__ = ["Recorder", "episode_seed"]
+__all__ = ["Recorder", "checked_id", "episode_seed"]
 
 _MOST_UNSEALED = 2  # ended episodes per writer process whose buffers still take up memory
 _SHARED_MEMORY = Path("/dev/shm")
@@ -124,13 +124,11 @@ class Recorder:
             The id is in use, in this process or another.
         NoSpace
             There is no room for the episode's buffer.
-        WriterFailed
-            An earlier episode could not be written.
         """
         self._episodes.settle(_MOST_UNSEALED * max(1, len(self._writers)))
         if episode_id is None:
             return self._start_next()
-        return self._start(_checked_id(episode_id))
+        return self._start(checked_id(episode_id))
 
     def close(self) -> None:
         """End open episodes as ``interrupted`` and wait until every shard is published.
@@ -263,10 +261,11 @@ def _copy_of(output_dir: Path, config: RecorderConfig, n_neurons: int | None) ->
     return Recorder(output_dir, config, n_neurons, is_copy=True)
 
 
-def _checked_id(episode_id: object) -> int:
+def checked_id(episode_id: object) -> int:
+    """Return an episode's id as an int, or raise ConfigError."""
     is_int = isinstance(episode_id, (int, np.integer)) and not isinstance(episode_id, bool)
-    if not is_int or int(cast(int, episode_id)) < 0:
-        raise ConfigError("episode_id", "an int, at least 0, or None", episode_id)
+    if not is_int or not 0 <= int(cast(int, episode_id)) < 2**63:
+        raise ConfigError("episode_id", "an int from 0 to 2**63 - 1", episode_id)
     return int(cast(int, episode_id))
 
 

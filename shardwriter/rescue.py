@@ -3,7 +3,6 @@
 Invariant: only what the part itself shows to be sound goes into the shard.
 """
 
-import math
 from datetime import UTC, datetime
 from typing import Any
 
@@ -78,6 +77,6 @@ def _attributes(paths: EpisodePaths, shard: Shard, rows: dict[str, int]) -> dict
         "success": False,
         "total_timesteps": max(rows.get(BEHAVIOR, 0), rows.get(NEURAL_STATES, 0)),
         "total_spikes": rows.get(SPIKES, 0),
-        "total_reward": math.fsum(rewards),
+        "total_reward": float(sum(rewards)),
         "status": "interrupted",
     }

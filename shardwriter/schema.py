@@ -38,6 +38,7 @@ INDEX_DTYPE = np.dtype(
         ("size", "<i8"),
         ("mtime_ns", "<i8"),
         ("uuid", "S32"),
+        ("shard_episode_id", "<i8"),  # its id in the shard, another one after --renumber
     ]
 )
 
@@ -120,6 +121,8 @@ class Table:
 
 def spell(dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:
     """Write a dtype and a row's shape for people: ``float32 (3,)``."""
+    if dtype.kind == "S":
+        return f"text of at most {dtype.itemsize} bytes {shape}"
     return f"{dtype.name} {shape}"
 
 

@@ -6,7 +6,7 @@ which a kill at any instant cannot harm.
 
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -18,13 +18,12 @@ import numpy as np
 from isal import isal_zlib
 
 from shardwriter.compression import ColumnCodec, Compression, Pipeline
-from shardwriter.errors import FormatError, ShardDamaged
 from shardwriter.instants import reached
 from shardwriter.journal import Overlay, sync_directory
-from shardwriter.layout import EVENTS, FORMAT, FORMAT_VERSION, TABLES, TIMESTEPS, episode_group
-from shardwriter.schema import Column, Table, fill_value, readable_version
+from shardwriter.layout import FORMAT, FORMAT_VERSION, TIMESTEPS, episode_group
+from shardwriter.schema import Column, Table, fill_value
 
-__all__ = ["Codecs", "Shard", "ShardDescription", "amended", "create", "describe", "publish"]
+__all__ = ["Codecs", "Shard", "amended", "create", "publish"]
 
 Array = np.ndarray[Any, Any]
 Codecs = dict[tuple[str, str], ColumnCodec]
@@ -238,7 +237,8 @@ class Shard:
         """Return the sum of a column's values in each of its first chunks."""
         dataset = self._tables[table][column].dataset
         rows = dataset.chunks[0]
-        return {i: float(np.sum(dataset[i * rows : (i + 1) * rows])) for i in range(chunks)}
+        with np.errstate(all="ignore"):
+            return {i: float(np.sum(dataset[i * rows : (i + 1) * rows])) for i in range(chunks)}
 
     def write_digests(self) -> None:
         """Keep with every column what ``verify`` needs: a CRC-32 over those of its chunks.
@@ -305,114 +305,6 @@ def amended(path: Path, journal: Path) -> Iterator[h5py.File]:
         overlay.commit(journal)
     finally:
         overlay.close()
-
-
-@dataclass(frozen=True, slots=True)
-class ColumnDescription:
-    """One dataset of a table: dtype, shape and HDF5 filters."""
-
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    text_bytes: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ShardDescription:
-    """What a merge needs to know of one finished shard."""
-
-    path: Path
-    episode: int
-    uuid: str
-    size: int
-    mtime_ns: int
-    attributes: Mapping[str, Any]
-    tables: Mapping[str, Mapping[str, ColumnDescription]]
-    others: tuple[str, ...]
-
-    def rows(self, table: str) -> int:
-        """Return the rows of a table, -1 where the episode has none."""
-        columns = self.tables.get(table)
-        return next(iter(columns.values())).shape[0] if columns else -1
-
-
-def describe(path: Path) -> ShardDescription:
-    """Read a shard's description.
-
-    Raises
-    ------
-    FormatError
-        The file is of another format or version.
-    ShardDamaged
-        The file cannot be read, or its structure is not a shard's.
-    """
-    stat = path.stat()
-    try:
-        with h5py.File(path, "r") as file:
-            attributes = dict(file.attrs)
-            check_format(path, attributes)
-            names = list(file["episodes"])
-            if len(names) != 1:
-                raise ShardDamaged(path, "episodes", f"expected one episode, got {len(names)}")
-            group = file["episodes"][names[0]]
-            tables, others = _tables(path, group)
-            return ShardDescription(
-                path,
-                int(group.attrs["episode_id"]),
-                str(attributes["uuid"]),
-                stat.st_size,
-                stat.st_mtime_ns,
-                dict(group.attrs),
-                tables,
-                others,
-            )
-    except (OSError, KeyError, RuntimeError) as error:
-        raise ShardDamaged(path, "structure", f"not a readable shard: {error}") from error
-
-
-def check_format(path: Path, attributes: Mapping[str, Any]) -> None:
-    """Refuse a file of another format, or of a version that this release cannot read."""
-    version = str(attributes.get("format_version", "none"))
-    if attributes.get("format") != FORMAT or not readable_version(version):
-        got = f"{attributes.get('format', 'none')} {version}"
-        raise FormatError(path, f"format {FORMAT} {FORMAT_VERSION.split('.')[0]}.x", got)
-
-
-def _tables(
-    path: Path, group: h5py.Group
-) -> tuple[dict[str, dict[str, ColumnDescription]], tuple[str, ...]]:
-    tables = {}
-    others = []
-    for name in group:
-        _check_link(path, group, name)
-        if name in TABLES:
-            tables[name] = _columns(path, group[name])
-        elif name == EVENTS:
-            for event in group[name]:
-                _check_link(path, group[name], event)
-                tables[f"{EVENTS}/{event}"] = _columns(path, group[name][event])
-        else:
-            others.append(name)
-    return tables, tuple(others)
-
-
-def _columns(path: Path, group: h5py.Group) -> dict[str, ColumnDescription]:
-    columns = {}
-    for name in group:
-        _check_link(path, group, name)
-        dataset = group[name]
-        if dataset.is_virtual or dataset.external:
-            raise ShardDamaged(path, dataset.name, "expected data of its own, got a reference")
-        text = h5py.check_string_dtype(dataset.dtype)
-        columns[name] = ColumnDescription(dataset.dtype, dataset.shape, text and text.length)
-    lengths = {column.shape[0] for column in columns.values()}
-    if len(lengths) != 1:
-        raise ShardDamaged(path, group.name, f"expected columns of one length, got {lengths}")
-    return columns
-
-
-def _check_link(path: Path, group: h5py.Group, name: str) -> None:
-    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-        raise ShardDamaged(path, f"{group.name}/{name}", "expected an object, got a link")
 
 
 def publish(temporary: Path, final: Path, *, replace: bool = False) -> None:

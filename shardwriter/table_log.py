@@ -4,7 +4,7 @@ Invariant: a row's values are stored before the counter says that it exists, and
 written only while the writer does not have it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,8 @@ class TableLog:
         The table's name.
     columns
         Its columns after ``timesteps``.
+    look
+        Called with the timesteps and columns of every slot that was filled.
     """
 
     __slots__ = (
@@ -49,6 +51,7 @@ class TableLog:
         "_counter",
         "_fields",
         "_limit",
+        "_look",
         "_row",
         "_slots",
         "_store",
@@ -61,8 +64,15 @@ class TableLog:
     _timesteps: Array
     _fields: tuple[Array, ...]
 
-    def __init__(self, store: Store, name: str, columns: Sequence[Column]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        columns: Sequence[Column],
+        look: Callable[[Array, Sequence[Array]], None] | None = None,
+    ) -> None:
         self._store = store
+        self._look = look
         table = Table.of(name, tuple(columns), store.chunk_rows)
         self.table, n_slots = store.budget.fit(table)
         new = store.buffer.add_tables([self.table], [n_slots], [0])
@@ -73,6 +83,10 @@ class TableLog:
     def rows(self) -> int:
         """Rows logged so far."""
         return self._base + self._row
+
+    def unfilled(self) -> tuple[Array, tuple[Array, ...]]:
+        """Return the timesteps and columns of the rows that fill no slot yet."""
+        return self._timesteps[: self._row], tuple(field[: self._row] for field in self._fields)
 
     def progress(self) -> tuple[int, int]:
         """Return the rows and raw bytes logged so far."""
@@ -188,3 +202,5 @@ class TableLog:
         self._base += self._limit
         self._store.drain.hand_over(self.table.name, chunk, len(self._slots.slots))
         reached("slot sent")
+        if self._look is not None:
+            self._look(self._timesteps, self._fields)

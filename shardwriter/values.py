@@ -53,9 +53,8 @@ def as_array(value: object) -> np.ndarray[Any, Any]:
         array = np.asarray(_on_host(value))
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueProblem("numbers in a regular shape", str(error)) from error
-    if array.dtype.kind == "U":
-        encoded = np.char.encode(array, "utf-8")
-        return encoded.astype(f"S{max(TEXT_BYTES, encoded.dtype.itemsize)}")
+    if array.dtype.kind in "US":
+        return _texts(value, array)
     if foreign_dtype(value) is not None:
         array = array.astype(np.float32)
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
@@ -124,10 +123,31 @@ def _children(value: Any) -> Mapping[str, Any] | None:
 
 
 def _text(value: str | bytes) -> np.ndarray[Any, Any]:
-    data = value.encode() if isinstance(value, str) else value
+    data = _utf8(value)
+    return np.array(data, f"S{max(TEXT_BYTES, 2 * len(data))}")
+
+
+def _texts(value: object, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    # From the list itself: NumPy has dropped NULs at the end, and made texts of numbers.
+    items = np.array(value, object) if isinstance(value, (list, tuple)) else array.astype(object)
+    encoded = [_utf8(item) for item in items.reshape(-1).tolist()]
+    if array.dtype.kind == "S":
+        return array
+    width = max([TEXT_BYTES, *(len(data) for data in encoded)])
+    return np.array(encoded, f"S{width}").reshape(array.shape)
+
+
+def _utf8(value: object) -> bytes:
+    if not isinstance(value, (str, bytes)):
+        raise ValueProblem("either texts or numbers", f"{type(value).__name__} among texts")
+    try:
+        data = value.encode() if isinstance(value, str) else value
+        data.decode()
+    except UnicodeError as error:
+        raise ValueProblem("text in UTF-8", repr(value)) from error
     if data.endswith(b"\0"):
         raise ValueProblem("text without NUL at its end", repr(value))
-    return np.array(data, f"S{max(TEXT_BYTES, 2 * len(data))}")
+    return data
 
 
 def as_timestep(value: Any) -> int:
@@ -139,7 +159,7 @@ def as_timestep(value: Any) -> int:
         It is not an integer of at most 64 bits.
     """
     try:
-        timestep = cast(int, operator.index(value))
+        timestep = operator.index(value)
     except TypeError as error:
         raise ValueProblem("an int", f"{type(value).__name__} {value!r}") from error
     if not -(2**63) <= timestep < 2**63:

@@ -6,7 +6,6 @@ are flushed into the part.
 """
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -24,7 +23,8 @@ from shardwriter.instants import reached
 from shardwriter.journal import replay
 from shardwriter.layout import REWARDS, SPIKES, EpisodePaths
 from shardwriter.salvage import check_opens, is_sealed, part_tables, salvage, set_aside
-from shardwriter.shard import Codecs, Shard, amended, append_to, create, describe, publish
+from shardwriter.shard import Codecs, Shard, amended, append_to, create, publish
+from shardwriter.shard_description import describe
 from shardwriter.tree import Leaf, unpack
 
 __all__ = ["EpisodeWriter", "Sealed", "finished"]
@@ -58,7 +58,7 @@ class Sealed:
 
 def finished(paths: EpisodePaths) -> Sealed:
     """Return what a published shard says of itself, and remove a buffer that is left of it."""
-    shard = describe(paths.shard)
+    (shard,) = describe(paths.shard)
     remove_buffer(paths.buffer)
     rows = {name: shard.rows(name) for name in shard.tables}
     return Sealed(paths.episode, paths.shard, str(shard.attributes["status"]), rows, {})
@@ -272,7 +272,8 @@ class EpisodeWriter:
         columns = slots[chunk % len(slots)]
         shard.write_chunk(name, chunk, columns, rows)
         if name == REWARDS:
-            self._rewards[chunk] = float(np.sum(columns[1][:rows]))
+            with np.errstate(all="ignore"):  # inf - inf is the caller's business
+                self._rewards[chunk] = float(np.sum(columns[1][:rows]))
 
     def _write_rest(self, shard: Shard, name: str) -> None:
         """Write the chunks that no hand-over announced, the last one as far as it goes."""
@@ -317,7 +318,7 @@ class EpisodeWriter:
                 "success": False,
                 "total_timesteps": self._buffer.steps[0],
                 "total_spikes": self._rows(SPIKES) if SPIKES in self._tables else 0,
-                "total_reward": math.fsum(self._rewards.values()),
+                "total_reward": float(sum(self._rewards.values())),  # fsum refuses inf and -inf
                 **self._end,
                 "status": self._status(),
             },
@@ -386,8 +387,8 @@ class EpisodeWriter:
     def _go_on_from(self, name: str, chunks: int) -> None:
         """Take a table's first chunks as written, as far as the buffer does not have them."""
         slots = self._tables[name]
-        needed = slots.oldest_chunk
-        self._written[name] = min(chunks, needed)
+        needed = slots.oldest_unless_free
+        self._written[name] = min(chunks, slots.oldest_chunk)
         if chunks < needed:
             place = f"{name}, chunk {chunks}"
             self._note(ShardDamaged(self._paths.part, place, "it cannot be read"))

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar, cast
 
-from shardwriter.errors import ShardWriterError, WriterFailed
+from shardwriter.errors import WriterFailed
 from shardwriter.instants import reached
 from shardwriter.layout import EpisodePaths
 from shardwriter.process import Child, Parent, ignore_signals
@@ -138,6 +138,8 @@ class RemoteDrain:
     def hand_over(self, name: str, chunk: int, n_slots: int) -> None:
         """Tell the writer of a full slot."""
         self._process.absorb()
+        if self.failure is not None:
+            raise WriterFailed(self.paths.episode, self.paths.shard, self.failure)
         with self._process.sending:
             self.handed[name] = chunk + 1
             waiting = chunk + 1 - self.freed.get(name, 0)
@@ -154,7 +156,7 @@ class RemoteDrain:
             self._blocked_s += time.perf_counter() - began
 
     def seal(self) -> None:
-        """Tell the writer that the episode has ended."""
+        """Tell the writer that the episode has ended; a failure shows when that is waited for."""
         with self._process.sending:
             self.is_sealing = True
             self._process.send(("seal", self.paths.episode))
@@ -222,8 +224,9 @@ class WriterProcess:
 
         A dead writer is no error here: whoever waits next replaces it and sends all again.
         """
-        with suppress(BrokenPipeError, ConnectionResetError):
-            self._living().link.send(message)
+        if self._child is not None:
+            with suppress(BrokenPipeError, ConnectionResetError):
+                self._child.link.send(message)
 
     def wait_for(self, drain: RemoteDrain, done: Callable[[], bool]) -> None:
         """Receive the writer's messages until `done`.
@@ -290,6 +293,7 @@ class WriterProcess:
             if self._deaths >= _MOST_DEATHS:
                 for drain in self._open.values():
                     drain.failure = f"its writer process died {self._deaths} times ({_exit(code)})"
+                self._open, self._child, self._deaths = {}, None, 0  # later episodes start afresh
                 return
             self._child = Child(_SERVE)
             for drain in self._open.values():
@@ -338,7 +342,7 @@ class _Server:
     def _guarded(self, episode: int, message: tuple[Any, ...]) -> None:
         try:
             self._handle(*message)
-        except (OSError, RuntimeError, ShardWriterError) as error:
+        except Exception as error:  # noqa: BLE001  (it costs this episode, not the others)
             writer = self._writers.pop(episode, None)
             self._tell(("failed", episode, f"{type(error).__name__}: {error}"))
             if writer is not None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +124,9 @@ class KnownEpisode:
 
     # -- what must come back --------------------------------------------------------------
 
+    @cached_property
     def tables(self) -> Tables:
-        """Return every column of every table."""
+        """Every column of every table."""
         a = self.arrays
         sampled = slice(None, None, self.sampling)
         fired, ids = a["spikes"].nonzero()
@@ -152,10 +153,11 @@ class KnownEpisode:
             "events/lap/timesteps": a["timesteps"][laps],
             "events/lap/name": [f"lap {t} — ü" for t in laps],
             "events/lap/time": laps / 9,
-            "events/bump/timesteps": a["timesteps"][:: 17],
+            "events/bump/timesteps": a["timesteps"][::17],
         }
 
 
+@cache
 def known(episode: int) -> KnownEpisode:
     """Return the known episode of an id; one of them is long."""
     return KnownEpisode(episode, LONG if episode == LONG_ID else SHORT)
@@ -175,9 +177,12 @@ def record_in_blocks(episode: Episode) -> None:
 
 def record(directory: Path, log: Any, **options: Any) -> Path:
     """Record one episode in this process; return the experiment's directory."""
-    with DataExporter("test", directory, **{"progress": False, "seed": 5} | options) as exporter:
-        with exporter.start_episode(0) as episode:
-            log(episode)
+    options = {"progress": False, "seed": 5} | options
+    with (
+        DataExporter("test", directory, **options) as exporter,
+        exporter.start_episode(0) as episode,
+    ):
+        log(episode)
     return exporter.output_dir
 
 

@@ -74,7 +74,7 @@ def test_the_loader_gives_back_every_value(recorded: Recorded) -> None:
         for episode in EPISODES:
             found = tables_by_loader(loader, episode)
             deltas = found.pop("weight_changes/deltas")
-            assert_same(found, known(episode).tables())
+            assert_same(found, known(episode).tables)
             changes = loader.get_episode(episode).get_weight_changes()
             np.testing.assert_array_equal(deltas, changes["new_weights"] - changes["old_weights"])
 
@@ -101,7 +101,7 @@ def test_the_index_counts_what_the_episodes_hold(recorded: Recorded) -> None:
     assert index["episode_id"].tolist() == EPISODES
     assert index["steps"].tolist() == [known(i).steps for i in EPISODES]
     for table in ("neural_states", "spikes", "behavior", "rewards", "weight_changes"):
-        rows = [len(known(i).tables()[f"{table}/timesteps"]) for i in (0, 5, LONG_ID)]
+        rows = [len(known(i).tables[f"{table}/timesteps"]) for i in (0, 5, LONG_ID)]
         assert index[f"rows_{table}"][[0, 5, LONG_ID]].tolist() == rows
     assert len(set(index["seed"].tolist())) == len(EPISODES)
     assert np.all(index["end_time"] >= index["start_time"])
@@ -109,7 +109,7 @@ def test_the_index_counts_what_the_episodes_hold(recorded: Recorded) -> None:
 
 def test_plain_h5py_reads_every_shard(recorded: Recorded) -> None:
     for episode in EPISODES:
-        assert_same(tables_by_h5py(recorded.shard(episode), episode), known(episode).tables())
+        assert_same(tables_by_h5py(recorded.shard(episode), episode), known(episode).tables)
 
 
 def test_plain_h5py_reads_the_master_from_any_directory(
@@ -117,10 +117,10 @@ def test_plain_h5py_reads_the_master_from_any_directory(
 ) -> None:
     for place in (tmp_path, recorded.directory, recorded.directory / "shards"):
         monkeypatch.chdir(place)
-        assert_same(tables_by_h5py(recorded.master, 3), known(3).tables())
+        assert_same(tables_by_h5py(recorded.master, 3), known(3).tables)
     monkeypatch.chdir(tmp_path)
     for episode in EPISODES:
-        assert_same(tables_by_h5py(recorded.master, episode), known(episode).tables())
+        assert_same(tables_by_h5py(recorded.master, episode), known(episode).tables)
 
 
 def test_the_whole_directory_may_move(
@@ -132,9 +132,11 @@ def test_the_whole_directory_may_move(
     try:
         monkeypatch.chdir(tmp_path)
         for episode in (0, 63, LONG_ID):
-            expected = known(episode).tables()
+            expected = known(episode).tables
             assert_same(tables_by_h5py(moved / "experiment_data.h5", episode), expected)
-            assert_same(tables_by_h5py(Path("elsewhere/renamed/experiment_data.h5"), episode), expected)
+            assert_same(
+                tables_by_h5py(Path("elsewhere/renamed/experiment_data.h5"), episode), expected
+            )
             with ExperimentLoader(moved) as loader:
                 found = tables_by_loader(loader, episode)
             del found["weight_changes/deltas"]
@@ -151,7 +153,7 @@ def test_only_stock_filters_are_in_the_shards(recorded: Recorded) -> None:
     }[recorded.compression]
     for episode in (0, LONG_ID):
         filters = filters_by_path(recorded.shard(episode))
-        tables = known(episode).tables()
+        tables = known(episode).tables
         for path in tables:
             assert filters[f"episodes/episode_{episode:04d}/{path}"] == expected, path
         everything = {code for chain in filters.values() for code, _ in chain}

@@ -16,7 +16,9 @@ import h5py
 
 from shardwriter.engines.result import EpisodeResult
 from shardwriter.engines.worker import Rollout
-from shardwriter.layout import EpisodePaths, episode_group
+from shardwriter.errors import ConfigError, ShardWriterError, WorkerFailed
+from shardwriter.groups import read_attributes, read_tree
+from shardwriter.layout import SUMMARY, EpisodePaths, episode_group
 from shardwriter.performance import Collected
 from shardwriter.process import Child
 from shardwriter.recorder import Recorder
@@ -26,6 +28,7 @@ __all__ = ["run_local"]
 
 _WORKER = "shardwriter.engines.worker:serve"
 _GRACE_S = 3.0
+_MOST_FALSE_STARTS = 3
 
 
 def run_local(
@@ -61,7 +64,11 @@ def run_local(
         n_async_workers=1,
         max_memory_mb=recorder.config.max_memory_mb / n_workers,
     )
-    setup = cloudpickle.dumps((recorder.output_dir, config, recorder.n_neurons, rollout))
+    try:
+        setup = cloudpickle.dumps((recorder.output_dir, config, recorder.n_neurons, rollout))
+    except Exception as error:  # noqa: BLE001  (pickling runs anybody's code)
+        expected = "what cloudpickle can send to a worker process"
+        raise ConfigError("rollout", expected, f"{type(error).__name__}: {error}") from error
     crew = _Crew(recorder, setup, episodes, report)
     try:
         crew.run(n_workers)
@@ -86,6 +93,8 @@ class _Crew:
         self._report = report
         self._assigned: dict[Child, list[int]] = {}
         self._held: list[int] = []  # given to a worker that died before it took them
+        self._ready: set[Child] = set()  # workers that have asked for an episode
+        self._false_starts = 0  # workers in a row that died before that
 
     def run(self, n_workers: int) -> None:
         """Run until every episode has its result."""
@@ -132,34 +141,41 @@ class _Crew:
         except (EOFError, ConnectionResetError):
             self._replace(child)
             return
+        if isinstance(message, ShardWriterError):  # no worker can run this rollout
+            raise message
         if message is not None:
             self._take(child, message)
             return
+        self._false_starts = 0
+        self._ready.add(child)
         episode = self._next()
         if episode is not None:
             self._assigned[child].append(episode)
         with suppress(BrokenPipeError, ConnectionResetError):
             child.link.send(episode)
 
-    def _take(self, child: Child, message: EpisodeResult | Collected) -> None:
+    def _take(self, child: Child, message: EpisodeResult | Collected | ShardWriterError) -> None:
         if isinstance(message, EpisodeResult):
             self._assigned[child].remove(message.episode)
             self._report(message)
-        else:
+        elif isinstance(message, Collected):
             self._recorder.performance.add(message)
 
     def _replace(self, child: Child) -> None:
         """Account for a worker that ended; hire another for the episodes that remain."""
-        code = self._bury(child, "its process died")
-        if code == 0:
-            return
+        how = self._bury(child, "its process died")
+        if child not in self._ready:
+            self._false_starts += 1
+            if self._false_starts >= _MOST_FALSE_STARTS:
+                raise WorkerFailed(self._false_starts, how)
+        self._ready.discard(child)
         episode = self._next()
         if episode is not None:
             self._held.append(episode)
             self._hire()
 
-    def _bury(self, child: Child, reason: str) -> int:
-        """Report what a dead worker had in hand, once each is sealed."""
+    def _bury(self, child: Child, reason: str) -> str:
+        """Report what a dead worker had in hand, once each is sealed; return how it ended."""
         while True:  # results that it sent before it died
             try:
                 message = child.link.recv() if child.link.poll() else None
@@ -172,7 +188,7 @@ class _Crew:
         how = f"signal {-code}, {_signal_name(-code)}" if code < 0 else f"exit code {code}"
         for episode in self._assigned.pop(child):
             self._report(self._recovered(episode, f"{reason} ({how})"))
-        return code
+        return how
 
     def _recovered(self, episode: int, error: str) -> EpisodeResult:
         paths = EpisodePaths(self._recorder.output_dir, episode)
@@ -183,12 +199,24 @@ class _Crew:
             return EpisodeResult(episode, "failed", None, error)
         if not paths.shard.exists():
             return EpisodeResult(episode, "failed", None, f"{error} before the episode began")
-        with h5py.File(paths.shard, "r") as file:
-            status = file[episode_group(episode)].attrs["status"]
-        # An ended episode was only waiting to be sealed when its worker died.
-        return EpisodeResult(
-            episode, status, error=None if status == "completed" else error, shard=paths.shard
-        )
+        return _result(paths, error)
+
+
+def _result(paths: EpisodePaths, error: str) -> EpisodeResult:
+    """Return what a dead worker's shard says of itself, and `error` where it says nothing.
+
+    An ended episode was only waiting to be sealed when its worker died.
+    """
+    with h5py.File(paths.shard, "r") as file:
+        group = file[episode_group(paths.episode)]
+        known = read_attributes(group)
+        summary = read_tree(group[SUMMARY]) if SUMMARY in group else None
+    status, own = str(known["status"]), known.get("error")
+    if own is None and status != "completed":
+        own = error
+    return EpisodeResult(
+        paths.episode, status, summary, own, known.get("traceback"), shard=paths.shard
+    )
 
 
 def _signal_name(number: int) -> str:

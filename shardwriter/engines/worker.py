@@ -17,7 +17,7 @@ import cloudpickle
 
 from shardwriter.engines.result import EpisodeResult
 from shardwriter.episode import Episode
-from shardwriter.errors import ShardWriterError
+from shardwriter.errors import ConfigError, ShardWriterError, WriterFailed
 from shardwriter.process import Parent
 from shardwriter.recorder import Recorder
 
@@ -37,10 +37,18 @@ def serve(parent: Parent) -> None:
         _serve(parent)
     except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
         return  # the parent is gone, or stopped us: writers seal what is open
+    except WriterFailed:
+        return  # the result of its episode tells of it
 
 
 def _serve(parent: Parent) -> None:
-    *recorder_arguments, rollout = cloudpickle.loads(parent.receive())
+    setup = parent.receive()
+    try:
+        *recorder_arguments, rollout = cloudpickle.loads(setup)
+    except Exception as error:  # noqa: BLE001  (unpickling runs anybody's code)
+        got = f"{type(error).__name__}: {error}"
+        parent.link.send(ConfigError("rollout", "what a worker process can unpickle", got))
+        return
     unsealed: list[tuple[Episode | None, EpisodeResult]] = []
     with Recorder(*recorder_arguments) as recorder:
         while True:
@@ -67,7 +75,7 @@ def record(
     """
     opened = None
     try:
-        with recorder.start_episode(episode_id) as opened:
+        with _started(recorder, episode_id) as opened:
             value = rollout(opened)
             summary = value if isinstance(value, Mapping) or value is None else {"value": value}
             if not opened.has_ended:
@@ -77,6 +85,16 @@ def record(
         result = EpisodeResult(episode_id, "failed", None, f"{type(error).__name__}: {error}", text)
         return opened, result
     return opened, EpisodeResult(episode_id, "completed", summary)
+
+
+def _started(recorder: Recorder, episode_id: int) -> Episode:
+    while True:
+        try:
+            return recorder.start_episode(episode_id)
+        except WriterFailed as error:
+            if error.args[0] == episode_id:
+                raise
+            # Else it is an earlier episode's, whose own result tells of it.
 
 
 def settled(opened: Episode | None, result: EpisodeResult) -> EpisodeResult:

@@ -1,0 +1,163 @@
+"""Describing many shards at once, in processes of their own.
+
+Invariant: descriptions come back in the order of the paths, whoever read them; a file that
+crashes the HDF5 library costs a child process, and is named.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from shardwriter.errors import ShardDamaged, ShardWriterError
+from shardwriter.process import Child, Parent
+from shardwriter.shard_description import ShardDescription, describe
+
+__all__ = ["Work", "describe_all", "in_children"]
+
+_BATCH = 32
+_FEW = 200  # shards that are described sooner than a process starts
+
+Work = Callable[[Path], Any]
+
+
+def describe_all(
+    paths: Sequence[Path], workers: int, progress: Callable[[int], object] = lambda n: None
+) -> list[ShardDescription]:
+    """Return the descriptions of all episodes in some files, in the order of the files.
+
+    Parameters
+    ----------
+    paths
+        The files.
+    workers
+        Processes at a time; few files are described in this one.
+    progress
+        Called with the number of files described since it was last called.
+
+    Raises
+    ------
+    ShardDamaged, FormatError
+        A file is no shard; the first such is named.
+    """
+    found: list[ShardDescription] = []
+    if len(paths) < _FEW:
+        for path in paths:
+            found += describe(path)
+            progress(1)
+        return found
+    for result in in_children("shardwriter.shard_description:describe", paths, workers, progress):
+        if isinstance(result, ShardWriterError):
+            raise result
+        found += result
+    return found
+
+
+def in_children(
+    work: str, paths: Sequence[Path], workers: int, progress: Callable[[int], object]
+) -> Iterator[Any]:
+    """Yield what a function returns for each path, or the error it raised, in order.
+
+    Parameters
+    ----------
+    work
+        ``"package.module:function"`` of one path.
+    paths
+        What it is called with, one by one.
+    workers
+        Processes at a time.
+    progress
+        Called with the number of paths done since it was last called.
+    """
+    batches = [list(paths[i : i + _BATCH]) for i in range(0, len(paths), _BATCH)]
+    with _crew(work, min(workers, len(batches))) as crew:
+        done: dict[int, list[Any]] = {}
+        waiting = deque(enumerate(batches))
+        for i in range(len(batches)):
+            while i not in done:
+                crew.assign(waiting)
+                number, results = crew.next_done()
+                done[number] = results
+                progress(len(results))
+            yield from done.pop(i)
+
+
+class _Crew:
+    """Child processes, each with at most one batch."""
+
+    def __init__(self, work: str, size: int) -> None:
+        self._work = work
+        self._idle = [self._hired() for _ in range(size)]
+        self._busy: dict[Child, tuple[int, list[Path]]] = {}
+
+    def _hired(self) -> Child:
+        child = Child("merge.describing:serve")
+        child.link.send(self._work)
+        return child
+
+    def assign(self, waiting: deque[tuple[int, list[Path]]]) -> None:
+        while self._idle and waiting:
+            child = self._idle.pop()
+            self._busy[child] = waiting.popleft()
+            child.link.send(self._busy[child][1])
+
+    def next_done(self) -> tuple[int, list[Any]]:
+        links = {child.link: child for child in self._busy}
+        child = links[wait(list(links))[0]]  # type: ignore[index]  # it returns what it was given
+        number, batch = self._busy.pop(child)
+        try:
+            results = child.link.recv()
+        except (EOFError, ConnectionError):
+            child.wait()
+            self._idle.append(self._hired())
+            return number, [self._alone(path) for path in batch]
+        self._idle.append(child)
+        return number, results
+
+    def _alone(self, path: Path) -> Any:
+        """Do one path of a batch that killed its process in a process of its own."""
+        child = self._hired()
+        try:
+            child.link.send([path])
+            return child.link.recv()[0]
+        except (EOFError, ConnectionError):
+            problem = "reading it crashed the HDF5 library; put an intact copy in its place"
+            return ShardDamaged(path, "structure", problem)
+        finally:
+            child.kill()
+            child.wait()
+
+    def dismiss(self) -> None:
+        for child in [*self._idle, *self._busy]:
+            child.kill()
+            child.wait()
+
+
+@contextmanager
+def _crew(work: str, size: int) -> Iterator[_Crew]:
+    crew = _Crew(work, size)
+    try:
+        yield crew
+    finally:
+        crew.dismiss()
+
+
+def serve(parent: Parent) -> None:
+    """Run a child process: batches of paths in, lists of results or errors out."""
+    try:
+        module, _, name = parent.receive().partition(":")
+        function: Work = getattr(__import__(module, fromlist=[name]), name)
+        while True:
+            parent.link.send([_tried(function, path) for path in parent.receive()])
+    except (EOFError, ConnectionError, KeyboardInterrupt):
+        os._exit(0)  # the parent is done; HDF5 may hold files that crash at its own exit
+
+
+def _tried(function: Work, path: Path) -> Any:
+    try:
+        return function(path)
+    except ShardWriterError as error:
+        return error

@@ -1,0 +1,157 @@
+"""Writing the content of a master: virtual datasets, attributes and copied data.
+
+Through h5py's low-level interface: a master of 10,000 episodes has 100,000 datasets. Invariant:
+nothing that is written depends on when or where it is written, but for the attributes given.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import h5py
+import numpy as np
+from h5py import h5a, h5d, h5g, h5p, h5s, h5t
+
+from merge.plan import EpisodePlan
+from shardwriter.schema import fill_value
+from shardwriter.shard_description import ColumnDescription, StaticNode
+from shardwriter.untrusted import Node, as_object
+
+__all__ = ["MasterWriter", "open_master"]
+
+Array = np.ndarray[Any, Any]
+
+_CACHE_BYTES = 32 << 20  # HDF5's metadata cache; its default of 2 MB spends its time evicting
+_SMALL_ATTRIBUTES = 64 * 1024  # what an object header can hold
+
+
+def open_master(path: str, mode: str) -> h5py.File:
+    """Open a master that is to be written, new or not.
+
+    ("v108", "v114") keeps it readable by HDF5 1.10 and later.
+    """
+    file = h5py.File(path, mode, libver=("v108", "v114"), meta_block_size=1 << 20)
+    cache = file.id.get_mdc_config()
+    cache.set_initial_size = True
+    cache.initial_size = cache.min_size = _CACHE_BYTES
+    cache.max_size = 4 * _CACHE_BYTES
+    file.id.set_mdc_config(cache)
+    return file
+
+
+class MasterWriter:
+    """Writes into an open master.
+
+    Parameters
+    ----------
+    file
+        The file, from ``open_master``.
+    """
+
+    def __init__(self, file: h5py.File) -> None:
+        self.file = file
+        self._untimed = h5p.create(h5p.GROUP_CREATE)
+        self._untimed.set_obj_track_times(False)
+        self._scalar = h5s.create(h5s.SCALAR)
+        self._text = h5t.py_create(h5py.string_dtype(), logical=True)
+        self._types: dict[tuple[np.dtype[Any], bool], h5t.TypeID] = {}
+        self._properties: dict[tuple[np.dtype[Any], bool], h5p.PropDCID] = {}
+
+    def group(self, parent: h5g.GroupID, path: str) -> h5g.GroupID:
+        """Return a group below another, by a path; what is missing of it is created."""
+        for name in path.split("/") if path else ():
+            raw = _encoded(name)
+            if raw in parent:
+                parent = h5g.open(parent, raw)
+            else:
+                parent = h5g.create(parent, raw, gcpl=self._untimed)
+        return parent
+
+    def episode(self, episode: EpisodePlan) -> None:
+        """Write one episode: attributes, a virtual dataset per column, static data."""
+        shard = episode.shard
+        group = h5g.create(self.file.id, _encoded(episode.group), gcpl=self._untimed)
+        self.attributes(group, shard.attributes)
+        for name, table in shard.tables.items():
+            parent = self.group(group, name)
+            for column in table.columns:
+                place = f"{shard.group}/{name}/{column.name}"
+                self._virtual(parent, column, table.rows, episode.source, place)
+        self.static(group, shard.static, episode.source, shard.group)
+
+    def static(
+        self, parent: h5g.GroupID, nodes: Iterable[StaticNode], source: str, prefix: str
+    ) -> None:
+        """Write groups and datasets outside tables: small ones copied, large ones virtual.
+
+        Parameters
+        ----------
+        parent
+            The group that they come into.
+        nodes
+            Groups before what they hold.
+        source, prefix
+            The file that they are from, relative to the master, and their group in it.
+        """
+        for node in nodes:
+            where, _, name = node.path.rpartition("/")
+            if node.value is None and node.dtype is None:
+                self.attributes(self.group(parent, node.path), node.attributes)
+                continue
+            holder = self.group(parent, where)
+            if node.value is not None:
+                text = h5py.string_dtype() if node.value.dtype == object else None
+                new = h5py.Group(holder).create_dataset(name, data=node.value, dtype=text).id
+            elif node.dtype is not None:
+                column = ColumnDescription(name, node.dtype, node.shape[1:])
+                place = f"{prefix}/{node.path}" if prefix else node.path
+                new = self._virtual(holder, column, node.shape[0], source, place)
+            self.attributes(new, node.attributes)
+
+    def attributes(self, node: Node, values: Mapping[str, Any]) -> None:
+        """Write attributes with the types that their values have."""
+        for name, value in values.items():
+            if isinstance(value, str) and len(value) < _SMALL_ATTRIBUTES // 4:
+                attribute = h5a.create(node, _encoded(name), self._text, self._scalar)
+                attribute.write(np.array(value, h5py.string_dtype()))
+            elif isinstance(value, np.generic) and value.dtype.kind in "biufc":
+                array = np.asarray(value)
+                kind = self._type(array.dtype, False)
+                h5a.create(node, _encoded(name), kind, self._scalar).write(array)
+            else:
+                as_object(node).attrs[name] = value
+
+    def _type(self, dtype: np.dtype[Any], is_text: bool) -> h5t.TypeID:
+        key = (dtype, is_text)
+        if key not in self._types:
+            text = h5py.string_dtype("utf-8", dtype.itemsize) if is_text else dtype
+            self._types[key] = h5t.py_create(text, logical=True)
+        return self._types[key]
+
+    def _creation(self, dtype: np.dtype[Any], is_text: bool) -> h5p.PropDCID:
+        key = (dtype, is_text)
+        if key not in self._properties:
+            properties = h5p.create(h5p.DATASET_CREATE)
+            properties.set_obj_track_times(False)
+            fill = fill_value(dtype)
+            if fill is not None:
+                properties.set_fill_value(np.asarray(fill))
+            self._properties[key] = properties
+        return self._properties[key].copy()
+
+    def _virtual(
+        self, parent: h5g.GroupID, column: ColumnDescription, rows: int, source: str, place: str
+    ) -> h5d.DatasetID:
+        """Create a virtual dataset that shows a whole dataset of another file."""
+        properties = self._creation(column.dtype, column.is_text)
+        shape = (rows, *column.shape)
+        space = h5s.create_simple(shape)
+        if 0 not in shape:
+            # "%b" in these names would stand for a block's number; "%%" is a per cent sign.
+            names = (_encoded(name.replace("%", "%%")) for name in (source, f"/{place}"))
+            properties.set_virtual(space, *names, space)
+        kind = self._type(column.dtype, column.is_text)
+        return h5d.create(parent, _encoded(column.name), kind, space, properties)
+
+
+def _encoded(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")

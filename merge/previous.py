@@ -1,0 +1,161 @@
+"""The master of an earlier merge, from which unchanged shards are known without opening them.
+
+Invariant: whatever is wrong with it, the answer is "there is none", and the merge starts anew.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from h5py import h5d, h5f, h5g
+
+from merge.plan import EpisodePlan
+from merge.sources import SourceFile, Sources
+from shardwriter.errors import FormatError, ShardWriterError
+from shardwriter.layout import EPISODES, INDEX, MERGE
+from shardwriter.shard_description import (
+    ColumnDescription,
+    ShardDescription,
+    TableDescription,
+    check_format,
+)
+from shardwriter.untrusted import entries, read_attributes_of
+
+__all__ = ["Notes", "Previous", "read_previous"]
+
+_FIELDS = ("schemas", "schema_of", "files")
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """What a master says of the merge that made it.
+
+    ``sources`` are the directories relative to the master's folder, ``files`` the experiments'
+    own files, ``schemas`` the different schemas of episodes and ``schema_of`` one number of a
+    schema for each row of the index.
+    """
+
+    sources: tuple[str, ...]
+    files: tuple[tuple[str, int, int], ...]
+    is_renumbered: bool
+    schemas: tuple[str, ...]
+    schema_of: tuple[int, ...]
+
+    def to_json(self) -> dict[str, str]:
+        """Return the notes as texts by name."""
+        return {
+            "sources": json.dumps([self.sources, self.is_renumbered]),
+            "files": json.dumps(self.files),
+            "schemas": json.dumps(self.schemas),
+        }
+
+
+def schema_text(tables: "dict[str, TableDescription] | Any") -> str:
+    """Return the schema of an episode as text, without its rows."""
+    return json.dumps(
+        {
+            name: [[c.name, c.dtype.str, c.shape, c.is_text] for c in table.columns]
+            for name, table in sorted(tables.items())
+        }
+    )
+
+
+def schema_of(text: str) -> dict[str, TableDescription]:
+    """Return the tables, without rows, that ``schema_text`` wrote."""
+    return {
+        name: TableDescription(
+            0, tuple(ColumnDescription(n, np.dtype(d), tuple(s), bool(t)) for n, d, s, t in columns)
+        )
+        for name, columns in json.loads(text).items()
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Previous:
+    """An earlier master: its index and its notes."""
+
+    path: Path
+    index: np.ndarray[Any, Any]
+    notes: Notes
+
+    def known(self) -> dict[str, list[int]]:
+        """Return the rows of the index by the shard's name."""
+        rows: dict[str, list[int]] = {}
+        for row, name in enumerate(self.index["shard"].tolist()):
+            rows.setdefault(name.decode("utf-8", "surrogateescape"), []).append(row)
+        return rows
+
+    def is_unchanged(self, file: SourceFile, rows: Sequence[int]) -> bool:
+        """Tell whether a shard is, by size and time of change, the one of these rows."""
+        size, mtime = self.index["size"], self.index["mtime_ns"]
+        return all(size[i] == file.size and mtime[i] == file.mtime_ns for i in rows)
+
+    def episode(self, row: int, sources: Sources) -> EpisodePlan:
+        """Return what the plan needs of an episode that is taken over as it is."""
+        values = self.index[row]
+        name = values["shard"].decode("utf-8", "surrogateescape")
+        shard = ShardDescription(
+            sources.target.parent / name,
+            "",
+            int(values["shard_episode_id"]),
+            values["uuid"].decode(),
+            int(values["size"]),
+            int(values["mtime_ns"]),
+            {},
+            schema_of(self.notes.schemas[self.notes.schema_of[row]]),
+            (),
+        )
+        return EpisodePlan(int(values["episode_id"]), shard, name)
+
+
+def read_previous(path: Path) -> Previous | None:
+    """Read an earlier master, None where there is none that can be gone on from.
+
+    Raises
+    ------
+    FormatError
+        There is another file of that name, which is not to be overwritten.
+    """
+    if not path.exists():
+        return None
+    try:
+        file = h5f.open(str(path).encode(), h5f.ACC_RDONLY)
+    except OSError as error:
+        raise FormatError(path, "a master or no file, to be written", str(error)) from error
+    try:
+        root = h5g.open(file, b"/")
+        check_format(path, read_attributes_of(path, root))
+        names = entries(path, root)
+        wanted = [name.encode() for name in (EPISODES, INDEX, MERGE)]
+        if INDEX.encode() not in names:
+            raise FormatError(path, "a master or no file, to be written", "a shard")
+        if not all(name in names for name in wanted):
+            return None
+        return _previous(path, root)
+    except FormatError:
+        raise
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError, ShardWriterError):
+        return None
+    finally:
+        file.close()
+
+
+def _previous(path: Path, root: h5g.GroupID) -> Previous | None:
+    index = h5d.open(root, INDEX.encode())
+    notes = read_attributes_of(path, h5g.open(root, MERGE.encode()))
+    numbers = h5d.open(root, f"{MERGE}/schema_of".encode())
+    for dataset in (index, numbers):  # they are written to, so no other file may be behind them
+        if dataset.get_create_plist().get_layout() != h5d.CHUNKED:
+            return None
+    sources, is_renumbered = json.loads(notes["sources"])
+    rows = h5py.Dataset(index)[()]
+    schemas = tuple(json.loads(h5py.Dataset(h5d.open(root, f"{MERGE}/schemas".encode())).asstr()[()]))
+    of = tuple(h5py.Dataset(numbers)[()].tolist())
+    if len(of) != len(rows) or (of and max(of) >= len(schemas)):
+        return None
+    files = tuple((str(a), int(b), int(c)) for a, b, c in json.loads(notes["files"]))
+    return Previous(path, rows, Notes(tuple(sources), files, bool(is_renumbered), schemas, of))

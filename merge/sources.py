@@ -1,0 +1,105 @@
+"""What a merge reads: the experiments' directories, their shards, their own small files.
+
+Invariant: finding sources opens no file.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from shardwriter.errors import ConfigError, ExperimentNotFound, ShardDamaged
+from shardwriter.layout import EXPERIMENT, MASTER, SHARDS, episode_shards, is_pack_name, shard_id
+from shardwriter.shard_description import ShardDescription
+
+__all__ = ["SourceFile", "Sources", "check_name"]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One file with its size and time of change; ``name`` is relative to the master's folder."""
+
+    path: Path
+    name: str
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: Path, folder: Path) -> "SourceFile":
+        """Return the file as it is now, for a master in `folder`."""
+        stat = path.stat()
+        return cls(path, os.path.relpath(path, folder), stat.st_size, stat.st_mtime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The experiments that one master shows, and where it goes."""
+
+    directories: tuple[Path, ...]
+    target: Path
+
+    @classmethod
+    def of(cls, directories: Sequence[Path], output: Path | None) -> "Sources":
+        """Check directories, and name the master.
+
+        Raises
+        ------
+        ExperimentNotFound
+            A directory is not an experiment's.
+        ConfigError
+            One is given twice, or there are several and no `output`.
+        """
+        absolute = tuple(Path(os.path.abspath(directory)) for directory in directories)
+        for directory in absolute:
+            if not (directory / SHARDS).is_dir():
+                advice = "give the directory of one"
+                raise ExperimentNotFound(
+                    directory, f"an experiment with a folder {SHARDS}/", advice
+                )
+        if len({os.path.realpath(directory) for directory in absolute}) < len(absolute):
+            raise ConfigError("directories", "different experiments", "one of them twice")
+        if output is None and len(absolute) > 1:
+            raise ConfigError("output", "a file for the master of several experiments", None)
+        target = Path(os.path.abspath(output)) if output else absolute[0] / MASTER
+        if target.is_dir():
+            raise ConfigError("output", "a file", f"the directory {target}")
+        return cls(absolute, target)
+
+    def shards(self) -> list[SourceFile]:
+        """Return all finished shards, directory by directory, in order of id."""
+        folder = self.target.parent
+        return [
+            SourceFile.of(path, folder)
+            for directory in self.directories
+            for path in episode_shards(directory)
+        ]
+
+    def experiment_files(self) -> list[SourceFile]:
+        """Return the experiments' own files, in order of name."""
+        return [
+            SourceFile.of(path, self.target.parent)
+            for directory in self.directories
+            for path in sorted((directory / EXPERIMENT).rglob("[!.]*.h5"))
+        ]
+
+    def own_files(self, directory: Path) -> Iterator[tuple[str, Path]]:
+        """Yield one experiment's own files by the name of the group that each becomes."""
+        root = directory / EXPERIMENT
+        for path in sorted(root.rglob("[!.]*.h5")):
+            yield path.relative_to(root).with_suffix("").as_posix(), path
+
+
+def check_name(shard: ShardDescription) -> None:
+    """Make sure that a shard's file is named for the episode in it.
+
+    Raises
+    ------
+    ShardDamaged
+        It was renamed, or swapped with another.
+    """
+    if is_pack_name(shard.path):
+        return
+    expected = shard_id(shard.path)
+    if expected != shard.episode:
+        problem = f"expected episode {expected}, as it is named, got {shard.episode}; rename it"
+        raise ShardDamaged(shard.path, "episode_id", f"{problem} to episode_{shard.episode:04d}.h5")

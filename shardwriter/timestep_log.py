@@ -1,0 +1,276 @@
+"""Timesteps into tables: neural states, spikes, behaviour, rewards.
+
+Invariant: everything is checked before anything is stored, so a call that raises FieldError
+logged nothing.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from shardwriter.content_checks import ContentChecks, warn_of_non_finite
+from shardwriter.errors import FieldError
+from shardwriter.fields import FieldLog, array_of, misfit, timestep_of
+from shardwriter.layout import BEHAVIOR, NEURAL_STATES, REWARDS, SPIKES
+from shardwriter.schema import Column
+from shardwriter.table_log import Store, TableLog
+from shardwriter.values import fetched
+
+__all__ = ["TimestepLog"]
+
+Array = np.ndarray[Any, Any]
+
+_SPIKE_COLUMNS = (Column("neuron_ids", np.dtype(np.int32)),)
+_REWARD_COLUMNS = (Column("values", np.dtype(np.float64)),)
+_FEW_IDS = 64  # below this, Python's min and max beat NumPy's reductions
+_LAST_TIMESTEP = 2**63 - 1
+_LARGEST_ID = 2**31 - 1
+
+
+class TimestepLog:
+    """Logs the timesteps of one episode; see ``Episode.log_timestep`` for what it takes.
+
+    Parameters
+    ----------
+    store
+        The episode's buffer and drain.
+    episode
+        The episode's id, for errors.
+    sampling
+        Timesteps from one stored neural state to the next.
+    checks
+        Checks of content, None for none.
+    """
+
+    def __init__(
+        self, store: Store, episode: int, sampling: int, checks: ContentChecks | None
+    ) -> None:
+        self._store = store
+        self._episode = episode
+        self._sampling = sampling
+        self._checks = checks
+        self._first_valid = 0 if checks else -(2**63)
+        self._next_sample = -(2**63)
+        self._steps_word = store.buffer.steps
+        self.steps = 0
+        watch = (lambda *block: warn_of_non_finite(episode, *block)) if checks else None
+        self._neural = FieldLog(store, episode, NEURAL_STATES, watch)
+        self._behavior = FieldLog(store, episode, BEHAVIOR)
+        self._spikes: TableLog | None = None
+        self._rewards: TableLog | None = None
+
+    def log(
+        self,
+        timestep: Any,
+        neural_state: Mapping[str, Any] | None,
+        spikes: Any,
+        behavior: Mapping[str, Any] | None,
+        reward: Any,
+        spike_ids: Any,
+    ) -> None:
+        """Log one timestep."""
+        if type(timestep) is not int:
+            timestep = timestep_of(self._episode, timestep)
+        if not self._first_valid <= timestep <= _LAST_TIMESTEP:
+            raise self._out_of_order(timestep)
+        if timestep < self._next_sample:
+            neural_state = None
+        if "jax" in sys.modules:
+            neural_state, spikes, behavior, reward, spike_ids = fetched(
+                (neural_state, spikes, behavior, reward, spike_ids)
+            )
+        states = fields = ids = None
+        if neural_state is not None:
+            states = self._neural.check(neural_state)
+        if spikes is not None or spike_ids is not None:
+            ids = self._spike_ids(spikes, spike_ids)
+        if behavior is not None:
+            fields = self._behavior.check(behavior)
+        value = 0.0 if reward is None else self._reward(reward)
+
+        if states:
+            self._neural.append(timestep, states)
+            self._next_sample = timestep + self._sampling
+        if ids is not None:
+            if self._spikes is None:
+                self._spikes = TableLog(self._store, SPIKES, _SPIKE_COLUMNS)
+            self._spikes.append_group(timestep, ids)
+        if fields:
+            self._behavior.append(timestep, fields)
+        if value:
+            self._reward_log().append(timestep, (value,))
+        self._accept(timestep, 1)
+
+    def log_many(
+        self,
+        timesteps: Any,
+        neural_state: Mapping[str, Any] | None,
+        spikes: Any,
+        behavior: Mapping[str, Any] | None,
+        reward: Any,
+        spike_ids: Sequence[Any] | None,
+    ) -> None:
+        """Log T timesteps at once, as T calls of ``log`` would."""
+        timesteps, neural_state, spikes, behavior, reward, spike_ids = fetched(
+            (timesteps, neural_state, spikes, behavior, reward, spike_ids)
+        )
+        steps = self._steps(timesteps)
+        if len(steps) == 0:
+            return
+        count = len(steps)
+        chosen = steps[:0] if neural_state is None else self._samples(steps)
+        states = None if neural_state is None else self._neural.check_block(neural_state, count)
+        fired = self._spike_block(steps, spikes, spike_ids)
+        fields = None if behavior is None else self._behavior.check_block(behavior, count)
+        rewards = self._reward_block(steps, reward)
+
+        if states and len(chosen):
+            self._neural.extend(steps[chosen], [_rows(block, chosen) for block in states])
+            self._next_sample = int(steps[chosen[-1]]) + self._sampling
+        if fired is not None:
+            if self._spikes is None:
+                self._spikes = TableLog(self._store, SPIKES, _SPIKE_COLUMNS)
+            self._spikes.extend(fired[0], (fired[1],), len(fired[0]))
+        if fields:
+            self._behavior.extend(steps, fields)
+        if rewards is not None and len(rewards[0]):
+            self._reward_log().extend(rewards[0], (rewards[1],), len(rewards[0]))
+        self._accept(int(steps[-1]), count)
+
+    def finish(self) -> None:
+        """Check what is left to check; called at the episode's end."""
+        self._neural.finish()
+
+    def progress(self) -> list[tuple[int, int]]:
+        """Return rows and raw bytes logged so far, by table."""
+        logs = (self._neural, self._behavior, self._spikes, self._rewards)
+        return [log.progress() for log in logs if log is not None]
+
+    def _accept(self, timestep: int, count: int) -> None:
+        if self._checks is not None:
+            self._first_valid = timestep
+            self._checks.accept_spikes()
+        self.steps += count
+        self._steps_word[0] = self.steps
+
+    def _out_of_order(self, timestep: int) -> FieldError:
+        expected = f"an integer from {self._first_valid} to {_LAST_TIMESTEP}"
+        advice = "log timesteps in order"
+        if self._checks is not None:
+            advice += ", or set validate_data=False"
+        return FieldError(self._episode, "timestep", expected, str(timestep), advice)
+
+    def _steps(self, timesteps: Any) -> Array:
+        steps = array_of(self._episode, "timesteps", timesteps)
+        if steps.ndim != 1 or (steps.dtype.kind not in "iu" and steps.size):
+            raise misfit(self._episode, "timesteps", "integers, shape (T,)", steps)
+        if steps.dtype == np.uint64 and steps.size and steps.max() > _LAST_TIMESTEP:
+            raise self._out_of_order(int(steps.max()))
+        steps = steps.astype(np.int64, copy=False)
+        if self._checks is not None and len(steps):
+            self._checks.in_order(steps, self._first_valid, "timesteps")
+        return steps
+
+    def _samples(self, steps: Array) -> Array:
+        """Return the positions of the timesteps whose neural state is stored."""
+        due = self._next_sample
+        if self._sampling == 1 and steps[0] >= due and bool(np.all(steps[1:] > steps[:-1])):
+            return np.arange(len(steps))
+        chosen = []
+        position = 0
+        while position < len(steps):
+            if steps[position] < due:
+                later = np.flatnonzero(steps[position:] >= due)
+                if not len(later):
+                    break
+                position += int(later[0])
+            chosen.append(position)
+            due = int(steps[position]) + self._sampling
+            position += 1
+        return np.array(chosen, np.intp)
+
+    def _spike_ids(self, spikes: Any, spike_ids: Any) -> Array:
+        if spike_ids is None:
+            if type(spikes) is not np.ndarray:
+                spikes = array_of(self._episode, "spikes", spikes)
+            if spikes.ndim != 1:
+                raise misfit(self._episode, "spikes", "one entry per neuron, shape (N,)", spikes)
+            if self._checks is not None:
+                self._checks.spike_vector(len(spikes))
+            return np.asarray(spikes.nonzero()[0])
+        if spikes is not None:
+            advice = "pass the one that you have"
+            raise FieldError(self._episode, "spikes", "spikes or spike_ids", "both", advice)
+        ids = spike_ids
+        if type(ids) is not np.ndarray:
+            ids = array_of(self._episode, "spike_ids", ids)
+        if ids.ndim != 1 or (ids.dtype.kind not in "iu" and ids.size):
+            raise misfit(self._episode, "spike_ids", "integer ids, shape (K,)", ids)
+        self._check_range(ids)
+        return np.asarray(ids)
+
+    def _check_range(self, ids: Array) -> None:
+        count = len(ids)
+        if count == 0:
+            return
+        if count <= _FEW_IDS:
+            each = ids.tolist()
+            low, high = min(each), max(each)
+        else:
+            low, high = int(ids.min()), int(ids.max())
+        lowest, largest = (0, self._checks.largest_id) if self._checks else (-(2**31), _LARGEST_ID)
+        if low < lowest or high > largest:
+            got = str(low if low < lowest else high)
+            expected = f"ids from {lowest} to {largest}"
+            advice = "check the ids against the network"
+            raise FieldError(self._episode, "spike_ids", expected, got, advice)
+
+    def _spike_block(self, steps: Array, spikes: Any, spike_ids: Any) -> tuple[Array, Array] | None:
+        if spike_ids is None:
+            if spikes is None:
+                return None
+            matrix = array_of(self._episode, "spikes", spikes)
+            if matrix.ndim != 2 or len(matrix) != len(steps):
+                raise misfit(self._episode, "spikes", f"shape ({len(steps)}, N)", matrix)
+            if self._checks is not None:
+                self._checks.spike_vector(matrix.shape[1])
+            rows, ids = matrix.nonzero()
+            return steps[rows], ids
+        given = len(spike_ids) if isinstance(spike_ids, Sequence | np.ndarray) else "no sequence"
+        if spikes is not None or given != len(steps):
+            expected = f"{len(steps)} arrays, and no spikes"
+            advice = "pass one array of ids per timestep"
+            raise FieldError(self._episode, "spike_ids", expected, str(given), advice)
+        each = [self._spike_ids(None, ids) for ids in spike_ids]
+        counts = [len(ids) for ids in each]
+        return np.repeat(steps, counts), np.concatenate(each)
+
+    def _reward(self, reward: Any) -> float:
+        if isinstance(reward, (str, bytes)):
+            raise FieldError(self._episode, "reward", "a number", repr(reward), "pass a float")
+        try:
+            return float(reward)
+        except (TypeError, ValueError, OverflowError) as error:
+            got = f"{type(reward).__name__} {reward!r}"[:100]
+            raise FieldError(self._episode, "reward", "a number", got, "pass a float") from error
+
+    def _reward_block(self, steps: Array, reward: Any) -> tuple[Array, Array] | None:
+        if reward is None:
+            return None
+        values = array_of(self._episode, "reward", reward)
+        if values.shape != steps.shape or values.dtype.kind not in "biuf":
+            raise misfit(self._episode, "reward", f"numbers, shape ({len(steps)},)", values)
+        values = values.astype(np.float64)
+        stored = np.flatnonzero(values)
+        return steps[stored], values[stored]
+
+    def _reward_log(self) -> TableLog:
+        if self._rewards is None:
+            self._rewards = TableLog(self._store, REWARDS, _REWARD_COLUMNS)
+        return self._rewards
+
+
+def _rows(block: Array, chosen: Array) -> Array:
+    return block if len(chosen) == len(block) else block[chosen]

@@ -1,0 +1,200 @@
+"""What a file may hold: checks before anything in it is followed or read.
+
+Shards and masters travel between people, so they are hostile input. Invariant: a link is looked
+at before it is followed, a dataset's storage and filters before its data are read, and a size
+before memory is taken.
+"""
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from h5py import h5a, h5d, h5g, h5l, h5o, h5p, h5t
+
+from shardwriter.compression import optional
+from shardwriter.errors import ShardDamaged, TooLarge
+
+__all__ = [
+    "check_column",
+    "check_filters",
+    "check_memory",
+    "entries",
+    "is_inside",
+    "open_child",
+    "read_attributes_of",
+]
+
+Node = h5g.GroupID | h5d.DatasetID
+
+DEEPEST = 64
+MOST_NODES = 100_000  # below one episode or one group of the experiment
+_MOST_ATTRIBUTES = 10_000
+_MOST_ATTRIBUTE_BYTES = 64 << 20
+_MOST_CHUNK_BYTES = 1 << 30
+_STORED_KINDS = "biufcS"
+
+_DEFLATE, _SHUFFLE, _FLETCHER32, _LZF = 1, 2, 3, 32000
+_STOCK_FILTERS = {_DEFLATE, _SHUFFLE, _FLETCHER32, _LZF}
+_PLUGIN_FILTERS = {32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32015: "zstd", 32026: "blosc2"}
+
+
+def entries(path: Path, group: h5g.GroupID, limit: int = MOST_NODES) -> list[bytes]:
+    """Return the names in a group, once it is known that each is an object of this file.
+
+    Raises
+    ------
+    ShardDamaged
+        A name is a soft or external link, or there are more than `limit`.
+    """
+    names: list[bytes] = []
+
+    def visit(name: bytes, info: h5l.LinkInfo) -> None:
+        if info.type != h5l.TYPE_HARD:
+            raise ShardDamaged(path, _place(group, name), "expected an object, got a link")
+        names.append(name)
+        if len(names) > limit:
+            raise ShardDamaged(path, _place(group), f"expected at most {limit} entries")
+
+    group.links.iterate(visit, info=True)
+    return names
+
+
+def open_child(path: Path, group: h5g.GroupID, name: bytes) -> Node:
+    """Open an entry of a group that ``entries`` has listed.
+
+    Raises
+    ------
+    ShardDamaged
+        It is neither a group nor a dataset.
+    """
+    node = h5o.open(group, name)
+    if not isinstance(node, (h5g.GroupID, h5d.DatasetID)):
+        raise ShardDamaged(path, _place(group, name), "expected a group or a dataset")
+    return node
+
+
+def _place(group: Node, name: bytes = b"") -> str:
+    whole = (h5py.h5i.get_name(group) or b"?").rstrip(b"/") + (b"/" + name if name else b"")
+    return os.fsdecode(whole) or "/"
+
+
+def check_column(path: Path, dataset: h5d.DatasetID) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Make sure that a dataset of a table is safe to read; return its dtype and chunk shape.
+
+    Raises
+    ------
+    ShardDamaged
+        Its data lie outside the file, its type or chunks are none that a table has, or it needs
+        a filter that this package does not know.
+    MissingDependency
+        Its filter comes with an extra that is not installed.
+    """
+    properties = dataset.get_create_plist()
+    if properties.get_layout() != h5d.CHUNKED:
+        raise ShardDamaged(path, _place(dataset), "expected chunks in this file, got none")
+    dtype = dataset.dtype
+    if dtype.kind not in _STORED_KINDS or dtype.names is not None or dtype.subdtype is not None:
+        problem = f"expected numbers or text of fixed length, got {dtype}"
+        raise ShardDamaged(path, _place(dataset), problem)
+    chunk: tuple[int, ...] = properties.get_chunk()
+    size = dtype.itemsize * math.prod(chunk)
+    if size > _MOST_CHUNK_BYTES:
+        problem = f"expected chunks of at most 1 GiB, got {size} bytes"
+        raise ShardDamaged(path, _place(dataset), problem)
+    check_filters(path, dataset, properties)
+    return dtype, chunk
+
+
+def check_filters(path: Path, dataset: h5d.DatasetID, properties: h5p.PropDCID) -> None:
+    """Refuse filters that HDF5 would look for in a plugin path.
+
+    Those of the extra ``codecs`` are registered from that package, never searched for.
+    """
+    for i in range(properties.get_nfilters()):
+        number = properties.get_filter(i)[0]
+        if number in _STOCK_FILTERS:
+            continue
+        if number not in _PLUGIN_FILTERS:
+            problem = f"expected a filter of this package, got number {number}"
+            raise ShardDamaged(path, _place(dataset), problem)
+        optional("hdf5plugin")
+
+
+def check_memory(path: Path, place: str, size: int) -> None:
+    """Refuse to take more memory than the machine has left.
+
+    Raises
+    ------
+    TooLarge
+        `size` bytes are not available.
+    """
+    if size < _MOST_ATTRIBUTE_BYTES:
+        return
+    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") + _reclaimable()
+    if size > available:
+        raise TooLarge(path, place, size, available)
+
+
+def _reclaimable() -> int:
+    """Return the bytes of the page cache, which the kernel gives back when asked."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return 0
+    sizes = dict(line.split(":") for line in lines)
+    return int(sizes["Cached"].split()[0]) * 1024
+
+
+def read_attributes_of(path: Path, node: Node) -> dict[str, Any]:
+    """Return the attributes of an object, as they stand in the file.
+
+    Raises
+    ------
+    ShardDamaged
+        There are too many, or one is neither numbers nor text, or is too large.
+    """
+    count = h5a.get_num_attrs(node)
+    if count > _MOST_ATTRIBUTES:
+        raise ShardDamaged(path, _place(node), f"expected fewer attributes, got {count}")
+    return dict(_attributes(path, node, count))
+
+
+def _attributes(path: Path, node: Node, count: int) -> Iterator[tuple[str, Any]]:
+    for i in range(count):
+        attribute = h5a.open(node, index=i)
+        name = attribute.name.decode("utf-8", "surrogateescape")
+        if attribute.get_storage_size() > _MOST_ATTRIBUTE_BYTES:
+            raise ShardDamaged(path, f"{_place(node)}@{name}", "expected at most 64 MiB")
+        kind = attribute.get_type()
+        is_scalar = attribute.shape == ()
+        if isinstance(kind, h5t.TypeStringID):
+            yield name, _text(attribute) if is_scalar else as_object(node).attrs[name]
+            continue
+        dtype = kind.dtype
+        if dtype.kind not in _STORED_KINDS:
+            problem = f"expected numbers or text, got {dtype}"
+            raise ShardDamaged(path, f"{_place(node)}@{name}", problem)
+        value = np.empty(attribute.shape, dtype)
+        attribute.read(value)
+        yield name, value[()] if is_scalar else value
+
+
+def _text(attribute: h5a.AttrID) -> str:
+    value = np.empty((), attribute.dtype)
+    attribute.read(value)
+    text = value[()]
+    return text.decode("utf-8", "surrogateescape") if isinstance(text, bytes) else str(text)
+
+
+def as_object(node: Node) -> h5py.Group | h5py.Dataset:
+    """Return the high-level object of an open identifier."""
+    return h5py.Group(node) if isinstance(node, h5g.GroupID) else h5py.Dataset(node)
+
+
+def is_inside(path: Path, root: Path) -> bool:
+    """Tell whether a file lies below a directory, once links are followed."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))

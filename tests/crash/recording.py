@@ -1,0 +1,40 @@
+"""The recording process of a crash trial: ``recording.py TRIAL_JSON``."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from shardwriter.config import RecorderConfig
+from shardwriter.engines import run_local
+from shardwriter.recorder import Recorder
+from tests.crash.known import Log
+
+
+def main(trial: dict) -> None:
+    directory = Path(trial["directory"])
+    where = trial["buffer_dir"]
+    config = RecorderConfig(
+        neural_sampling_rate=1,
+        chunk_size=16,
+        compression=trial["compression"],
+        async_write=trial["mode"] == "async",
+        n_async_workers=1,
+        buffer_dir=None if where is None else Path(where),
+    )
+    shape, fifo = trial["shape"], trial["fifo"]
+
+    def rollout(episode):
+        Log(episode, shape, os.open(fifo, os.O_WRONLY)).run()
+
+    with Recorder(directory, config) as recorder:
+        if trial["mode"] == "workers":
+            run_local(recorder, rollout, iter(range(trial["episodes"])), 2, lambda result: None)
+        else:
+            for _ in range(trial["episodes"]):
+                rollout(recorder.start_episode())
+
+
+main(json.loads(sys.argv[1]))

@@ -1,0 +1,66 @@
+"""Crash campaign: ``python tests/crash/run.py --kills 2000`` prints the matrix."""
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests.crash.harness import Outcome, Trial, run_trial, trials
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="where; kept for the trials that fail")
+    parser.add_argument("--only", default="", help="words that a trial's description must have")
+    parser.add_argument("--stop", action="store_true", help="stop at the first problem")
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="crash-", dir=options.folder))
+    done: list[tuple[Trial, Outcome]] = []
+    kills = 0
+    start = time.monotonic()
+    for i, trial in enumerate(trials(random.Random(options.seed))):
+        if not all(word in repr(trial) for word in options.only.split(",")):
+            continue
+        outcome = run_trial(folder / f"{i:05d}", trial)
+        done.append((trial, outcome))
+        kills += outcome.kills
+        if outcome.problem:
+            print(f"{i:05d} {trial}: {outcome.problem}", file=sys.stderr, flush=True)
+            if options.stop:
+                break
+        if kills >= options.kills:
+            break
+    print(matrix(done))
+    failed = sum(outcome.problem is not None for _, outcome in done)
+    print(f"\n{kills} kills in {time.monotonic() - start:.0f} s, seed {options.seed}; "
+          f"{failed} trials with lost, invented or left-over data")
+    if not failed:
+        folder.rmdir()
+    return 1 if failed else 0
+
+
+def matrix(done: list[tuple[Trial, Outcome]]) -> str:
+    cells: dict[tuple[str, str, str], list[Outcome]] = defaultdict(list)
+    for trial, outcome in done:
+        cells[(trial.role, trial.mode, trial.instant)].append(outcome)
+    lines = [
+        "| process killed | mode | at | kills | rows acknowledged | trials with loss |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (role, mode, instant), outcomes in sorted(cells.items()):
+        lines.append(
+            f"| {role} | {mode} | {instant} | {sum(o.kills for o in outcomes)} "
+            f"| {sum(o.rows for o in outcomes):,} | {sum(o.problem is not None for o in outcomes)} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
