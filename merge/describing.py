@@ -1,7 +1,7 @@
-"""Describing many shards at once, in processes of their own.
+"""Reading many shards at once, in processes of their own.
 
-Invariant: descriptions come back in the order of the paths, whoever read them; a file that
-crashes the HDF5 library costs a child process, and is named.
+Invariant: results come back in the order of the files, whoever read them; a file that crashes
+the HDF5 library costs a child process, and is named.
 """
 
 import os
@@ -21,7 +21,7 @@ __all__ = ["Work", "describe_all", "in_children"]
 _BATCH = 32
 _FEW = 200  # shards that are described sooner than a process starts
 
-Work = Callable[[Path], Any]
+Work = Callable[[Any], Any]
 
 
 def describe_all(
@@ -57,22 +57,28 @@ def describe_all(
 
 
 def in_children(
-    work: str, paths: Sequence[Path], workers: int, progress: Callable[[int], object]
+    work: str,
+    items: Sequence[Any],
+    workers: int,
+    progress: Callable[[int], object],
+    batch: int = _BATCH,
 ) -> Iterator[Any]:
-    """Yield what a function returns for each path, or the error it raised, in order.
+    """Yield what a function returns for each item, or the error it raised, in order.
 
     Parameters
     ----------
     work
-        ``"package.module:function"`` of one path.
-    paths
-        What it is called with, one by one.
+        ``"package.module:function"`` of one argument.
+    items
+        What it is called with, one by one: paths, or what has a ``path``.
     workers
         Processes at a time.
     progress
-        Called with the number of paths done since it was last called.
+        Called with the number of items done since it was last called.
+    batch
+        Items that a process takes at a time.
     """
-    batches = [list(paths[i : i + _BATCH]) for i in range(0, len(paths), _BATCH)]
+    batches = [list(items[i : i + batch]) for i in range(0, len(items), batch)]
     with _crew(work, min(workers, len(batches))) as crew:
         done: dict[int, list[Any]] = {}
         waiting = deque(enumerate(batches))
@@ -91,14 +97,14 @@ class _Crew:
     def __init__(self, work: str, size: int) -> None:
         self._work = work
         self._idle = [self._hired() for _ in range(size)]
-        self._busy: dict[Child, tuple[int, list[Path]]] = {}
+        self._busy: dict[Child, tuple[int, list[Any]]] = {}
 
     def _hired(self) -> Child:
         child = Child("merge.describing:serve")
         child.link.send(self._work)
         return child
 
-    def assign(self, waiting: deque[tuple[int, list[Path]]]) -> None:
+    def assign(self, waiting: deque[tuple[int, list[Any]]]) -> None:
         while self._idle and waiting:
             child = self._idle.pop()
             self._busy[child] = waiting.popleft()
@@ -113,19 +119,19 @@ class _Crew:
         except (EOFError, ConnectionError):
             child.wait()
             self._idle.append(self._hired())
-            return number, [self._alone(path) for path in batch]
+            return number, [self._alone(item) for item in batch]
         self._idle.append(child)
         return number, results
 
-    def _alone(self, path: Path) -> Any:
-        """Do one path of a batch that killed its process in a process of its own."""
+    def _alone(self, item: Any) -> Any:
+        """Do one item of a batch that killed its process in a process of its own."""
         child = self._hired()
         try:
-            child.link.send([path])
+            child.link.send([item])
             return child.link.recv()[0]
         except (EOFError, ConnectionError):
             problem = "reading it crashed the HDF5 library; put an intact copy in its place"
-            return ShardDamaged(path, "structure", problem)
+            return ShardDamaged(getattr(item, "path", item), "structure", problem)
         finally:
             child.kill()
             child.wait()
@@ -146,18 +152,18 @@ def _crew(work: str, size: int) -> Iterator[_Crew]:
 
 
 def serve(parent: Parent) -> None:
-    """Run a child process: batches of paths in, lists of results or errors out."""
+    """Run a child process: batches of items in, lists of results or errors out."""
     try:
         module, _, name = parent.receive().partition(":")
         function: Work = getattr(__import__(module, fromlist=[name]), name)
         while True:
-            parent.link.send([_tried(function, path) for path in parent.receive()])
+            parent.link.send([_tried(function, item) for item in parent.receive()])
     except (EOFError, ConnectionError, KeyboardInterrupt):
         os._exit(0)  # the parent is done; HDF5 may hold files that crash at its own exit
 
 
-def _tried(function: Work, path: Path) -> Any:
+def _tried(function: Work, item: Any) -> Any:
     try:
-        return function(path)
+        return function(item)
     except ShardWriterError as error:
         return error

@@ -16,7 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 from filelock import FileLock
-from h5py import h5f, h5g
+from h5py import h5g
 from tqdm.auto import tqdm
 
 from merge.describing import describe_all
@@ -25,7 +25,7 @@ from merge.master_file import MasterWriter, open_master
 from merge.plan import EpisodePlan, check_expected, index_dtype, index_of, plan, renumbered
 from merge.previous import Notes, Previous, read_previous, schema_text
 from merge.sources import SourceFile, Sources, check_name
-from shardwriter.errors import EpisodesGone, IdsCollide, ShardDamaged
+from shardwriter.errors import EpisodesGone, IdsCollide
 from shardwriter.layout import (
     ATTRIBUTES,
     EPISODES,
@@ -38,7 +38,7 @@ from shardwriter.layout import (
 )
 from shardwriter.shard import publish
 from shardwriter.shard_description import describe_tree
-from shardwriter.untrusted import entries, read_attributes_of
+from shardwriter.untrusted import entries, opened, read_attributes_of
 
 __all__ = ["MergeOptions", "MergeReport", "merge_experiment", "merge_experiments"]
 
@@ -175,10 +175,7 @@ class _Merge:
             names = {file.path: file.name for file in new}
             for shard in shards:
                 check_name(shard)
-            if options.renumber:
-                ids = renumbered(shards)
-            else:
-                ids = [shard.episode for shard in shards]
+            ids = renumbered(shards) if options.renumber else [shard.episode for shard in shards]
             planned = plan(shards, [names[shard.path] for shard in shards], ids)
             self._check_collisions(kept, planned.episodes)
             schemas = {each.episode: each.shard.tables for each in (*kept, *planned.episodes)}
@@ -194,8 +191,8 @@ class _Merge:
         last = self._last
         if last is None or self._options.rebuild or self._options.renumber:
             if last and self._is_same(last):
-                rows = range(len(last.index))
-                return [last.episode(row, self._sources) for row in rows], []
+                every = range(len(last.index))
+                return [last.episode(row, self._sources) for row in every], []
             return [], self._files
         kept, new = [], []
         for file in self._files:
@@ -259,7 +256,11 @@ class _Merge:
             tuple(i for i in ids if i not in before),
             tuple(i for i in ids if i in before),
             tuple(sorted(before - now)),
-            {e.episode: (e.shard.path, e.shard.episode) for e in new if e.episode != e.shard.episode},
+            {
+                e.episode: (e.shard.path, e.shard.episode)
+                for e in new
+                if e.episode != e.shard.episode
+            },
             found,
         )
 
@@ -340,20 +341,11 @@ class _Merge:
         for name, path in self._sources.own_files(directory):
             relative = os.path.relpath(path, self._sources.target.parent)
             target = root if name == ATTRIBUTES else writer.group(root, name)
-            try:
-                file = h5f.open(os.fsencode(path), h5f.ACC_RDONLY)
-            except OSError as error:
-                raise ShardDamaged(path, "structure", f"cannot be read: {error}") from error
-            try:
-                source = h5g.open(file, b"/")
+            with opened(path) as source:
                 writer.attributes(target, read_attributes_of(path, source))
                 for key in entries(path, source):
                     nodes = describe_tree(path, source, key.decode())
                     writer.static(target, nodes, relative, "")
-            except (OSError, KeyError, RuntimeError, ValueError) as error:
-                raise ShardDamaged(path, "structure", f"cannot be read: {error}") from error
-            finally:
-                file.close()
 
     def _write_index(
         self, file: h5py.File, kept: Sequence[EpisodePlan], new: Sequence[EpisodePlan]

@@ -75,7 +75,8 @@ class MasterWriter:
             parent = self.group(group, name)
             for column in table.columns:
                 place = f"{shard.group}/{name}/{column.name}"
-                self._virtual(parent, column, table.rows, episode.source, place)
+                new = self._virtual(parent, column, table.rows, episode.source, place)
+                self.attributes(new, table.attributes.get(column.name, {}))
         self.static(group, shard.static, episode.source, shard.group)
 
     def static(
@@ -98,10 +99,10 @@ class MasterWriter:
                 self.attributes(self.group(parent, node.path), node.attributes)
                 continue
             holder = self.group(parent, where)
-            if node.value is not None:
-                text = h5py.string_dtype() if node.value.dtype == object else None
+            if node.dtype is None or node.value is not None:
+                text = h5py.string_dtype() if node.dtype is None else None
                 new = h5py.Group(holder).create_dataset(name, data=node.value, dtype=text).id
-            elif node.dtype is not None:
+            else:
                 column = ColumnDescription(name, node.dtype, node.shape[1:])
                 place = f"{prefix}/{node.path}" if prefix else node.path
                 new = self._virtual(holder, column, node.shape[0], source, place)

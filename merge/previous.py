@@ -4,18 +4,18 @@ Invariant: whatever is wrong with it, the answer is "there is none", and the mer
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5d, h5f, h5g
+from h5py import h5d, h5g
 
 from merge.plan import EpisodePlan
 from merge.sources import SourceFile, Sources
-from shardwriter.errors import FormatError, ShardWriterError
+from shardwriter.errors import FormatError, ShardDamaged
 from shardwriter.layout import EPISODES, INDEX, MERGE
 from shardwriter.shard_description import (
     ColumnDescription,
@@ -23,11 +23,9 @@ from shardwriter.shard_description import (
     TableDescription,
     check_format,
 )
-from shardwriter.untrusted import entries, read_attributes_of
+from shardwriter.untrusted import entries, opened, read_attributes_of
 
 __all__ = ["Notes", "Previous", "read_previous"]
-
-_FIELDS = ("schemas", "schema_of", "files")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,7 @@ class Notes:
         }
 
 
-def schema_text(tables: "dict[str, TableDescription] | Any") -> str:
+def schema_text(tables: Mapping[str, TableDescription]) -> str:
     """Return the schema of an episode as text, without its rows."""
     return json.dumps(
         {
@@ -123,25 +121,17 @@ def read_previous(path: Path) -> Previous | None:
     if not path.exists():
         return None
     try:
-        file = h5f.open(str(path).encode(), h5f.ACC_RDONLY)
-    except OSError as error:
-        raise FormatError(path, "a master or no file, to be written", str(error)) from error
-    try:
-        root = h5g.open(file, b"/")
-        check_format(path, read_attributes_of(path, root))
-        names = entries(path, root)
-        wanted = [name.encode() for name in (EPISODES, INDEX, MERGE)]
-        if INDEX.encode() not in names:
-            raise FormatError(path, "a master or no file, to be written", "a shard")
-        if not all(name in names for name in wanted):
-            return None
-        return _previous(path, root)
-    except FormatError:
-        raise
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError, ShardWriterError):
+        with opened(path) as root:
+            check_format(path, read_attributes_of(path, root))
+            names = entries(path, root)
+            if INDEX.encode() not in names:
+                raise FormatError(path, "a master or no file, to be written", "a shard")
+            is_known = all(name.encode() in names for name in (EPISODES, MERGE))
+            return _previous(path, root) if is_known else None
+    except ShardDamaged as error:
+        if not h5py.is_hdf5(path):
+            raise FormatError(path, "a master or no file, to be written", str(error)) from error
         return None
-    finally:
-        file.close()
 
 
 def _previous(path: Path, root: h5g.GroupID) -> Previous | None:
@@ -153,7 +143,8 @@ def _previous(path: Path, root: h5g.GroupID) -> Previous | None:
             return None
     sources, is_renumbered = json.loads(notes["sources"])
     rows = h5py.Dataset(index)[()]
-    schemas = tuple(json.loads(h5py.Dataset(h5d.open(root, f"{MERGE}/schemas".encode())).asstr()[()]))
+    texts = h5py.Dataset(h5d.open(root, f"{MERGE}/schemas".encode())).asstr()
+    schemas = tuple(json.loads(texts[()]))
     of = tuple(h5py.Dataset(numbers)[()].tolist())
     if len(of) != len(rows) or (of and max(of) >= len(schemas)):
         return None

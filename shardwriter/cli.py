@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,11 +21,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     action: Callable[[argparse.Namespace], int] = options.action
     try:
-        return action(options)
+        code = action(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `| head` has read enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (for what is flushed at exit)
+        return 0
     except (ShardWriterError, OSError) as error:
         if options.debug:
             raise
-        print(f"shardwriter: {error}", file=sys.stderr)
+        print(f"shardwriter: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         if options.debug:
@@ -154,8 +160,6 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    import os
-
     from shardwriter import demo
 
     workers = options.workers or len(os.sched_getaffinity(0))

@@ -1,5 +1,6 @@
 """How an experiment is recorded: every option, checked once."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -44,6 +45,8 @@ class RecorderConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if sys.platform != "linux":
+            raise ConfigError("recording", "Linux (reading works anywhere)", sys.platform)
         _check_int("neural_sampling_rate", self.neural_sampling_rate, 1)
         _check_int("compression_level", self.compression_level, 1, 9)
         _check_int("chunk_size", self.chunk_size, 1)

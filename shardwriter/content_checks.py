@@ -5,7 +5,7 @@ warns once per field and episode, and is stored.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -77,11 +77,16 @@ class ContentChecks:
 
 
 def warn_of_non_finite(
-    episode: int, names: Sequence[str], timesteps: Array, columns: Sequence[Array]
+    episode: int,
+    names: Sequence[str],
+    timesteps: Array,
+    columns: Sequence[Array],
+    lacking: Set[str],
 ) -> list[str]:
     """Warn of NaN and infinity in the float columns of some rows.
 
     Called with whole slots, which costs a small part of checking each row when it is logged.
+    Rows of a `lacking` column that are NaN throughout were not given, and are no reason to warn.
 
     Returns
     -------
@@ -98,6 +103,10 @@ def warn_of_non_finite(
         if np.isfinite(total) or np.isfinite(values).all():
             continue
         rows = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
+        if name in lacking:
+            rows &= ~np.isnan(values).reshape(len(values), -1).all(axis=1)
+            if not rows.any():
+                continue
         warned.append(name)
         warnings.warn(
             f"episode {episode}, neural_states/{name}: expected finite values, got NaN or "

@@ -26,6 +26,7 @@ __all__ = [
     "NoSpace",
     "ShardDamaged",
     "ShardMissing",
+    "ShardOutside",
     "ShardWriterError",
     "TooLarge",
     "WorkerFailed",
@@ -209,6 +210,20 @@ class ShardDamaged(ShardWriterError):
     def __str__(self) -> str:
         path, place, problem = self.args
         return f"{path}: {place}: {problem}"
+
+
+class ShardOutside(ShardWriterError):
+    """A master names a file outside the directory that it may read from; nothing was read."""
+
+    def __init__(self, path: Path, root: Path) -> None:
+        super().__init__(path, root)
+
+    def __str__(self) -> str:
+        path, root = self.args
+        return (
+            f"{path}: expected a file inside {root}, got one outside; if you trust the master, "
+            "give a directory that holds both as root="
+        )
 
 
 class TooLarge(ShardWriterError):

@@ -4,51 +4,111 @@ Each file ``experiment/<name>.h5`` holds what becomes the master's group ``<name
 file is written whole under a hidden name and then renamed, so a visible one is complete.
 """
 
+import itertools
+import json
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import h5py
 
-from shardwriter.groups import write_attributes, write_tree
+from shardwriter.errors import ConfigError
+from shardwriter.groups import plain, write_attributes, write_tree
 from shardwriter.journal import sync_directory
-from shardwriter.layout import EXPERIMENT
-from shardwriter.tree import flatten
+from shardwriter.layout import CONFIG_JSON, EXPERIMENT, SHARDS
+from shardwriter.tree import TreeError, flatten
 
-__all__ = ["write_experiment_file"]
+__all__ = ["ExperimentFiles", "new_experiment_directory", "sparse_or_dense"]
 
 
-def write_experiment_file(
-    directory: Path, name: str, attributes: Mapping[str, Any], data: Mapping[str, Any]
-) -> None:
-    """Write or replace one file of the experiment.
+class ExperimentFiles:
+    """The experiment's own files.
 
     Parameters
     ----------
     directory
         The experiment's directory.
-    name
-        The master's group, such as ``config`` or ``checkpoints/best``.
-    attributes
-        The group's attributes.
-    data
-        Its content, nested.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def save(
+        self, name: str, attributes: Mapping[str, Any], data: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write or replace one file.
+
+        Parameters
+        ----------
+        name
+            The master's group, such as ``config`` or ``checkpoints/best``.
+        attributes
+            The group's attributes.
+        data
+            Its content, nested.
+
+        Raises
+        ------
+        ConfigError
+            Something cannot be stored; the file is as before.
+        """
+        try:
+            self._write(name, attributes, data or {})
+        except (TreeError, TypeError, ValueError, RuntimeError) as error:
+            raise ConfigError(name, "values that HDF5 and JSON can hold", str(error)) from error
+
+    def save_config_json(self, recorder: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+        """Write the configuration for people, beside the master."""
+        content = {"recorder": recorder, "config": config}
+        path = self._directory / CONFIG_JSON
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text(json.dumps(content, indent=2, default=plain, ensure_ascii=False))
+        temporary.replace(path)
+
+    def _write(self, name: str, attributes: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+        leaves = flatten(data)
+        path = self._directory / EXPERIMENT / f"{name}.h5"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            with h5py.File(temporary, "w", libver=("v108", "v114")) as file:
+                write_attributes(file, attributes)
+                write_tree(file, leaves)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_directory(path.parent)
+
+
+def sparse_or_dense(weights: Any) -> Any:
+    """Return a SciPy sparse matrix as ``row``, ``col``, ``value`` and ``shape``, else `weights`."""
+    if not hasattr(weights, "tocoo"):
+        return weights
+    coo = weights.tocoo()
+    return {"row": coo.row, "col": coo.col, "value": coo.data, "shape": list(coo.shape)}
+
+
+def new_experiment_directory(parent: Path, name: str) -> Path:
+    """Make ``<name>_<YYYYmmdd_HHMMSS>`` with its folder of shards; a suffix tells equals apart.
 
     Raises
     ------
-    TreeError
-        The content cannot be stored; the file is as before.
+    ConfigError
+        The parent cannot be made.
     """
-    leaves = flatten(data)
-    path = directory / EXPERIMENT / f"{name}.h5"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    stem = f"{name}_{datetime.now().astimezone().strftime('%Y%m%d_%H%M%S')}"
     try:
-        with h5py.File(temporary, "w", libver=("v108", "v114")) as file:
-            write_attributes(file, attributes)
-            write_tree(file, leaves)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
+        parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # a file is in the way, or a link that leads nowhere
+        raise ConfigError("output_dir", f"a directory ({error.strerror})", str(parent)) from error
+    for i in itertools.count():
+        directory = parent / (f"{stem}_{i}" if i else stem)
+        try:
+            directory.mkdir()
+        except FileExistsError:
+            continue
+        (directory / SHARDS).mkdir()
+        return directory.absolute()
+    raise AssertionError  # count() does not end

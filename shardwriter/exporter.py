@@ -1,31 +1,29 @@
 """DataExporter: the façade of recording."""
 
-import itertools
-import json
 import os
 import secrets
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from merge import merge_experiment
 from shardwriter.config import RecorderConfig
-from shardwriter.engines import EpisodeResult, run_local
+from shardwriter.engines import EpisodeResult, run_episodes
 from shardwriter.episode import Episode
-from shardwriter.errors import ConfigError, EpisodeEnded, EpisodesFailed
-from shardwriter.experiment_file import write_experiment_file
-from shardwriter.groups import plain
-from shardwriter.layout import ATTRIBUTES, CONFIG_JSON, SHARDS
-from shardwriter.recorder import Recorder, checked_id
+from shardwriter.errors import ConfigError, EpisodeEnded
+from shardwriter.experiment_file import (
+    ExperimentFiles,
+    new_experiment_directory,
+    sparse_or_dense,
+)
+from shardwriter.layout import ATTRIBUTES
 from shardwriter.network import network_size
 from shardwriter.provenance import code_snapshot, git_info, runtime_info
+from shardwriter.recorder import Recorder
 from shardwriter.schema import name_problem
-from shardwriter.tree import TreeError
 
 __all__ = ["DataExporter"]
 
@@ -136,8 +134,9 @@ class DataExporter:
         self.experiment_name = experiment_name
         self._progress = progress
         parent = _path("output_dir", output_dir)
-        self._recorder = Recorder(_new_directory(parent, experiment_name), config)
+        self._recorder = Recorder(new_experiment_directory(parent, experiment_name), config)
         self.output_dir = self._recorder.output_dir
+        self._files = ExperimentFiles(self.output_dir)
         self._current: Episode | None = None
         self._is_closed = False
         now = datetime.now(UTC)
@@ -147,8 +146,8 @@ class DataExporter:
             "start_time": now.isoformat(),
             **{k: v for k, v in config.to_json().items() if v is not None},
         }
-        self._save(ATTRIBUTES, self._attributes)
-        self._write_config_json({})
+        self._files.save(ATTRIBUTES, self._attributes)
+        self._files.save_config_json(config.to_json(), {})
         self.save_runtime_info()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -179,8 +178,8 @@ class DataExporter:
         ConfigError
             A name or value cannot be stored.
         """
-        self._save("config", dict(config))
-        self._write_config_json(config)
+        self._files.save("config", dict(config))
+        self._files.save_config_json(self._recorder.config.to_json(), config)
 
     def save_metadata(self, metadata: Mapping[str, Any]) -> None:
         """Add attributes to the experiment; a name given again replaces its value.
@@ -194,7 +193,7 @@ class DataExporter:
         for name in own & set(metadata):
             raise ConfigError("save_metadata", "a name that shardwriter does not use", name)
         attributes = {**self._attributes, **metadata}
-        self._save(ATTRIBUTES, attributes)
+        self._files.save(ATTRIBUTES, attributes)
         self._attributes = attributes
 
     def save_network_structure(
@@ -224,12 +223,12 @@ class DataExporter:
             self._recorder.n_neurons = network_size(neurons, connections)
         structure = {"neurons": dict(neurons), "connections": dict(connections)}
         if initial_weights is not None:
-            structure["initial_weights"] = _weights(initial_weights)
-        self._save("network_structure", {}, structure)
+            structure["initial_weights"] = sparse_or_dense(initial_weights)
+        self._files.save("network_structure", {}, structure)
 
     def save_runtime_info(self) -> None:
         """Keep machine, interpreter and package versions; done when an exporter is made."""
-        self._save("runtime", runtime_info())
+        self._files.save("runtime", runtime_info())
 
     def save_git_info(self, directory: str | os.PathLike[str] = ".") -> None:
         """Keep commit, branch and uncommitted changes of the git repository of a directory.
@@ -239,7 +238,7 @@ class DataExporter:
         ConfigError
             It is in no git repository.
         """
-        self._save("git_info", git_info(Path(directory)))
+        self._files.save("git_info", git_info(Path(directory)))
 
     def save_code_snapshot(self, files: Iterable[str | os.PathLike[str]]) -> None:
         """Keep the text of source files.
@@ -250,8 +249,10 @@ class DataExporter:
             A file cannot be read as text.
         """
         texts = code_snapshot(files)
-        names = {f"file_{i:04d}": {"path": path, "text": texts[path]} for i, path in enumerate(texts)}
-        self._save("code_snapshot", {}, names)
+        names = {
+            f"file_{i:04d}": {"path": path, "text": texts[path]} for i, path in enumerate(texts)
+        }
+        self._files.save("code_snapshot", {}, names)
 
     def save_checkpoint(self, name: str, data: Mapping[str, Any]) -> None:
         """Keep nested values, such as a network's weights, under ``checkpoints/<name>``.
@@ -266,7 +267,7 @@ class DataExporter:
         if name_problem(name):
             raise ConfigError("checkpoint", "a name without slashes", name)
         saved_at = datetime.now(UTC).isoformat()
-        self._save(f"checkpoints/{name}", {"saved_at": saved_at}, data)
+        self._files.save(f"checkpoints/{name}", {"saved_at": saved_at}, data)
 
     # -- recording ------------------------------------------------------------------------
 
@@ -338,49 +339,14 @@ class DataExporter:
             Some episodes failed; it lists them, and what they logged is kept.
         """
         self._check_open()
-        if not callable(rollout):
-            raise ConfigError("rollout", "a function of an episode", rollout)
-        if on_error not in ("raise", "continue"):
-            raise ConfigError("on_error", "'raise' or 'continue'", on_error)
-        workers = len(os.sched_getaffinity(0)) if n_workers is None else n_workers
-        if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
-            raise ConfigError("n_workers", "an int, at least 1", n_workers)
-        results = self._run(rollout, episodes, workers)
-        failures = {r.episode: r.error or r.status for r in results if not r.is_good}
-        if failures and on_error == "raise":
-            raise EpisodesFailed(failures, results)
-        return results
-
-    def _run(
-        self, rollout: Callable[[Episode], Any], episodes: Iterable[int], n_workers: int
-    ) -> list[EpisodeResult]:
-        order: list[int] = []
-        results: dict[int, EpisodeResult] = {}
-
-        def ids() -> Iterator[int]:
-            known = set()
-            for episode in episodes:
-                number = checked_id(episode)
-                if number in known:
-                    raise ConfigError("episodes", "each id once", number)
-                known.add(number)
-                order.append(number)
-                yield number
-
-        # Checked before anything runs, where that can be.
-        given = iter(list(ids())) if isinstance(episodes, Sized) else ids()
-        total = len(order) if isinstance(episodes, Sized) else None
-        with self._bar("episodes", total, "episode") as bar:
-
-            def report(result: EpisodeResult) -> None:
-                results[result.episode] = result
-                bar.update()
-                bad = sum(not r.is_good for r in results.values())
-                if bad:
-                    bar.set_postfix(failed=bad)
-
-            run_local(self._recorder, rollout, given, n_workers, report)
-        return [results[episode] for episode in order]
+        return run_episodes(
+            self._recorder,
+            rollout,
+            episodes,
+            n_workers,
+            on_error=on_error,
+            shows_progress=self._shows_progress(),
+        )
 
     # -- the end --------------------------------------------------------------------------
 
@@ -418,7 +384,7 @@ class DataExporter:
             self._recorder.close()
         finally:
             if self._recorder.config.enable_profiling:
-                self._save("performance", self.get_performance_stats())
+                self._files.save("performance", self.get_performance_stats())
             if merge:
                 self.merge()
 
@@ -426,33 +392,8 @@ class DataExporter:
         if self._is_closed:
             raise ConfigError("DataExporter", "an open exporter", "a closed one")
 
-    def _save(
-        self, name: str, attributes: Mapping[str, Any], data: Mapping[str, Any] | None = None
-    ) -> None:
-        try:
-            write_experiment_file(self.output_dir, name, attributes, data or {})
-        except (TreeError, TypeError, ValueError, RuntimeError) as error:
-            raise ConfigError(name, "values that HDF5 and JSON can hold", str(error)) from error
-
-    def _write_config_json(self, config: Mapping[str, Any]) -> None:
-        content = {"recorder": self._recorder.config.to_json(), "config": config}
-        path = self.output_dir / CONFIG_JSON
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(json.dumps(content, indent=2, default=plain, ensure_ascii=False))
-        temporary.replace(path)
-
     def _shows_progress(self) -> bool:
         return sys.stderr.isatty() if self._progress is None else self._progress
-
-    def _bar(self, text: str, total: int | None, unit: str) -> "tqdm[Any]":
-        return tqdm(total=total, desc=text, unit=unit, disable=not self._shows_progress())
-
-
-def _weights(weights: Any) -> Any:
-    if not hasattr(weights, "tocoo"):
-        return weights
-    coo = weights.tocoo()
-    return {"row": coo.row, "col": coo.col, "value": coo.data, "shape": list(coo.shape)}
 
 
 def _path(option: str, value: str | os.PathLike[str]) -> Path:
@@ -460,21 +401,3 @@ def _path(option: str, value: str | os.PathLike[str]) -> Path:
         return Path(value)
     except TypeError as error:
         raise ConfigError(option, "a path", value) from error
-
-
-def _new_directory(parent: Path, name: str) -> Path:
-    """Make ``<name>_<YYYYmmdd_HHMMSS>``, with a suffix if another has that name."""
-    stem = f"{name}_{datetime.now().astimezone().strftime('%Y%m%d_%H%M%S')}"
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:  # a file is in the way, or a link that leads nowhere
-        raise ConfigError("output_dir", f"a directory ({error.strerror})", str(parent)) from error
-    for i in itertools.count():
-        directory = parent / (f"{stem}_{i}" if i else stem)
-        try:
-            directory.mkdir()
-        except FileExistsError:
-            continue
-        (directory / SHARDS).mkdir()
-        return directory.absolute()
-    raise AssertionError  # count() does not end

@@ -3,7 +3,7 @@
 Invariant: ``check`` changes nothing, so that a call whose fields do not all fit logs none.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from shardwriter.values import (
 __all__ = ["FieldLog", "array_of", "misfit", "timestep_of"]
 
 Array = np.ndarray[Any, Any]
-Watch = Callable[[Sequence[str], Array, Sequence[Array]], Sequence[str]]
+Watch = Callable[[Sequence[str], Array, Sequence[Array], Set[str]], Sequence[str]]
 
 _SAME = "log it under another name, or convert it first"
 _COMPLETE = "pass every field that is not of a float dtype in every call"
@@ -44,14 +44,16 @@ class FieldLog:
         The table's name.
     watch
         Looks at the rows of full slots, and at the end at the rest: called with the names of
-        the columns, the timesteps and the columns; returns names that it need not see again.
+        the columns, the timesteps, the columns, and the names of those that were not given in
+        every call; returns names that it need not see again.
     """
 
-    __slots__ = ("_columns", "_episode", "_log", "_name", "_new", "_store", "_unseen", "_watch")
+    __slots__ = ("_columns", "_episode", "_lacking", "_log", "_name", "_new", "_store", "_unseen", "_watch")
 
     def __init__(self, store: Store, episode: int, name: str, watch: Watch | None = None) -> None:
         self._watch = watch
         self._unseen: set[str] = set()
+        self._lacking: set[str] = set()
         self._store = store
         self._episode = episode
         self._name = name
@@ -72,9 +74,9 @@ class FieldLog:
             for (name, *_), column in zip(self._columns, columns, strict=True)
             if name not in self._unseen
         ]
-        self._unseen.update(
-            self._watch([name for name, _ in seen], timesteps, [column for _, column in seen])
-        )
+        names = [name for name, _ in seen]
+        done = self._watch(names, timesteps, [column for _, column in seen], self._lacking)
+        self._unseen.update(done)
 
     def progress(self) -> tuple[int, int]:
         """Return the rows and raw bytes logged so far."""
@@ -152,6 +154,7 @@ class FieldLog:
             self._log = TableLog(self._store, self._name, self._new, look)
         elif self._new:
             self._log.add_columns(self._new)
+            self._lacking.update(column.name for column in self._new)
         else:
             return self._log
         self._columns += [(c.name, c.dtype, c.shape, _scalars(c)) for c in self._new]
@@ -161,6 +164,7 @@ class FieldLog:
     def _absent(self, name: str, dtype: np.dtype[Any]) -> Any:
         """Return NaN for a float field that was not given."""
         if dtype.kind in "fc":
+            self._lacking.add(name)
             return fill_value(dtype)
         raise self._error(name, f"{dtype.name} in every call", "none", _COMPLETE)
 

@@ -5,7 +5,7 @@ which Python type comes back where the dtype alone does not.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import h5py
@@ -45,19 +45,31 @@ def write_tree(parent: h5py.Group, leaves: list[Leaf]) -> None:
             node.attrs[_KIND] = leaf.kind
 
 
-def read_tree(node: h5py.Group | h5py.Dataset) -> Any:
-    """Return the nested value that ``write_tree`` wrote at `node`."""
-    return build(list(_leaves("", node)))
+def read_tree(
+    node: h5py.Group | h5py.Dataset, read: Callable[[h5py.Dataset], Any] | None = None
+) -> Any:
+    """Return the nested value that ``write_tree`` wrote at `node`.
+
+    Parameters
+    ----------
+    node
+        Where it is.
+    read
+        Reads a dataset of numbers; by default HDF5 does.
+    """
+    return build(list(_leaves("", node, read or (lambda dataset: dataset[()]))))
 
 
-def _leaves(path: str, node: h5py.Group | h5py.Dataset) -> Iterator[Leaf]:
+def _leaves(
+    path: str, node: h5py.Group | h5py.Dataset, read: Callable[[h5py.Dataset], Any]
+) -> Iterator[Leaf]:
     kind = node.attrs.get(_KIND)
     if isinstance(node, h5py.Group):
         yield Leaf(path, kind or "dict")
         for key in node:
-            yield from _leaves(f"{path}/{key}" if path else key, node[key])
+            yield from _leaves(f"{path}/{key}" if path else key, node[key], read)
         return
-    values = node.asstr()[()] if h5py.check_string_dtype(node.dtype) else node[()]
+    values = node.asstr()[()] if h5py.check_string_dtype(node.dtype) else read(node)
     if isinstance(values, str):
         yield Leaf(path, kind or "str", np.array(values, object))
     else:

@@ -5,10 +5,8 @@ the master's index before it is read; a missing or replaced one raises.
 """
 
 import os
-import threading
-from collections import OrderedDict
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,21 +15,23 @@ import h5py
 import numpy as np
 
 from shardwriter.errors import (
+    ConfigError,
     EpisodeNotFound,
     ExperimentNotFound,
     FormatError,
-    MasterStale,
     ShardDamaged,
-    ShardMissing,
+    ShardOutside,
+    ShardWriterError,
 )
 from shardwriter.groups import read_attributes, read_tree
-from shardwriter.layout import INDEX, MASTER, SHARDS, episode_group
+from shardwriter.layout import INDEX, MASTER, SHARDS
 from shardwriter.recorded_episode import RecordedEpisode
+from shardwriter.schema import INDEX_DTYPE
 from shardwriter.shard_description import check_format
+from shardwriter.shard_files import ShardFiles
+from shardwriter.untrusted import check_path, check_tree, is_inside, read_attributes_of
 
-__all__ = ["ExperimentLoader", "quick_load"]
-
-_MOST_OPEN = 64
+__all__ = ["ExperimentLoader", "ShardWarning", "quick_load"]
 
 
 class ExperimentLoader:
@@ -42,29 +42,39 @@ class ExperimentLoader:
     Parameters
     ----------
     path
-        The experiment's directory, or its master file.
+        The experiment's directory, its master file, or a packed file.
+    missing
+        What ``for episode in loader``, and reading across episodes, do with an episode whose
+        shard is gone or has changed: ``"raise"``, or ``"skip"`` it with a `ShardWarning`.
+        Reading such an episode itself always raises.
+    root
+        The directory that no shard may lie outside of; by default the master's own.
 
     Raises
     ------
     ExperimentNotFound
         There is no master there.
     FormatError
-        The file is of another format or version.
+        The file is of another format or version, or cannot be read.
+    ConfigError
+        `missing` is neither of the two.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        missing: str = "raise",
+        root: str | os.PathLike[str] | None = None,
+    ) -> None:
+        if missing not in ("raise", "skip"):
+            raise ConfigError("missing", "'raise' or 'skip'", missing)
         self.path = _master(Path(path).absolute())
-        try:
-            self._file = h5py.File(self.path, "r")
-        except OSError as error:
-            raise FormatError(self.path, "an HDF5 file", str(error)) from error
-        check_format(self.path, dict(self._file.attrs))
-        if INDEX not in self._file:
-            raise FormatError(self.path, f"a master with {INDEX}", "none; is it a shard?")
-        self._index = self._file[INDEX][()]
+        self._root = self.path.parent if root is None else Path(root).absolute()
+        self._skips = missing == "skip"
+        self._file, self._index = open_index(self.path)
         self._rows = {int(i): row for row, i in enumerate(self._index["episode_id"])}
-        self._shards: OrderedDict[int, _OpenShard] = OrderedDict()
-        self._lock = threading.Lock()
+        self._shards = ShardFiles(self.path, self._root, self._index, self._file)
 
     def __enter__(self) -> "ExperimentLoader":
         return self
@@ -84,15 +94,23 @@ class ExperimentLoader:
         return len(self._index)
 
     def __iter__(self) -> Iterator[RecordedEpisode]:
-        return (self.get_episode(episode) for episode in self.list_episodes())
+        return (self.get_episode(episode) for episode in self.list_episodes() if self._has(episode))
+
+    def _has(self, episode: int) -> bool:
+        """Tell whether an episode's shard is sound, where bad ones are to be skipped."""
+        if not self._skips:
+            return True
+        try:
+            self._shards.check(self._rows[episode])
+        except ShardWriterError as error:
+            warnings.warn(f"skipped: {error}", ShardWarning, stacklevel=3)
+            return False
+        return True
 
     def close(self) -> None:
         """Close every file."""
-        with self._lock:
-            for shard in self._shards.values():
-                shard.file.close()
-            self._shards.clear()
-            self._file.close()
+        self._shards.close()
+        self._file.close()
 
     @property
     def episode_index(self) -> np.ndarray[Any, Any]:
@@ -113,7 +131,8 @@ class ExperimentLoader:
         """
         if episode_id not in self._rows:
             raise EpisodeNotFound(episode_id, list(self._rows), self.path)
-        return RecordedEpisode(int(episode_id), self._opened)
+        row = self._rows[episode_id]
+        return RecordedEpisode(int(episode_id), lambda _: self._shards.group(row))
 
     def get_metadata(self) -> dict[str, Any]:
         """Return the experiment's attributes."""
@@ -167,80 +186,76 @@ class ExperimentLoader:
     def _tree(self, name: str) -> dict[str, Any]:
         if name not in self._file:
             return {}
-        group = self._file[name]
-        self._check_sources(group)
-        return dict(read_tree(group))
+        check_path(self.path, self._file.id, name)
+        check_tree(self.path, self._file[name].id, may_be_virtual=True)
+        return dict(read_tree(self._file[name], self._value))
 
-    def _check_sources(self, group: h5py.Group) -> None:
-        """Make sure that every virtual dataset below a group has its source."""
+    def _value(self, dataset: h5py.Dataset) -> Any:
+        """Read a dataset of the master; a virtual one straight from its source.
 
-        def check(name: str, node: object) -> None:
-            if isinstance(node, h5py.Dataset) and node.is_virtual:
-                for source in node.virtual_sources():
-                    path = self.path.parent / source.file_name
-                    if not path.is_file():
-                        advice = f"put it back, or run `shardwriter merge {self.path.parent}`"
-                        raise ExperimentNotFound(path, f"the data of {node.name}", advice)
-
-        group.visititems(check)
-
-    # -- shards ---------------------------------------------------------------------------
-
-    @contextmanager
-    def _opened(self, episode: int) -> Iterator[h5py.Group]:
-        """Lend out the episode's group in its shard, which stays open meanwhile."""
-        with self._lock:
-            shard = self._shards.pop(episode, None)
-            if shard is None:
-                shard = _OpenShard(self._checked(self._index[self._rows[episode]]))
-            self._shards[episode] = shard
-            shard.users += 1
-            self._close_idle()
-        try:
-            yield shard.file[episode_group(episode)]
-        except (OSError, KeyError, RuntimeError) as error:
-            path = Path(shard.file.filename)
-            raise ShardDamaged(path, "data", f"cannot be read: {error}") from error
-        finally:
-            with self._lock:
-                shard.users -= 1
-
-    def _close_idle(self) -> None:
-        idle = [episode for episode, shard in self._shards.items() if shard.users == 0]
-        for episode in idle[: max(0, len(self._shards) - _MOST_OPEN)]:
-            self._shards.pop(episode).file.close()
-
-    def _checked(self, row: np.void) -> h5py.File:
-        """Open a shard, once it is known to be the one that the master was built from."""
-        path = self.path.parent / os.fsdecode(row["shard"])
-        advice = f"put it back, or run `shardwriter merge {path.parent.parent}`"
-        try:
-            size = path.stat().st_size
-        except OSError as error:
-            raise ShardMissing(path, int(row["episode_id"]), advice) from error
-        if size != row["size"]:
-            raise MasterStale(self.path, path, f"{row['size']} bytes", f"{size}", advice)
-        try:
-            file = h5py.File(path, "r")
-        except OSError as error:
-            raise ShardDamaged(path, "structure", f"cannot be opened: {error}") from error
-        try:
-            found = str(file.attrs["uuid"])
-            expected = os.fsdecode(row["uuid"])
-            if found != expected:
-                raise MasterStale(self.path, path, f"shard {expected}", f"shard {found}", advice)
-        except BaseException:
-            file.close()
-            raise
-        return file
+        HDF5 itself would look for the source in other places too, and answer fill values.
+        """
+        if not dataset.is_virtual:
+            return dataset[()]
+        sources = dataset.virtual_sources()
+        if len(sources) != 1:
+            raise ShardDamaged(self.path, dataset.name, "expected one source")
+        path = self.path.parent / sources[0].file_name.replace("%%", "%")
+        place = sources[0].dset_name.replace("%%", "%").lstrip("/")
+        if not path.is_file():
+            advice = f"put it back, or run `shardwriter merge {self.path.parent}`"
+            raise ExperimentNotFound(path, f"the data of {dataset.name}", advice)
+        if not is_inside(path, self._root):
+            raise ShardOutside(path, self._root)
+        return _source_value(path, place, dataset)
 
 
-class _OpenShard:
-    __slots__ = ("file", "users")
+class ShardWarning(UserWarning):
+    """An episode was skipped, because its shard is gone or has changed."""
 
-    def __init__(self, file: h5py.File) -> None:
-        self.file = file
-        self.users = 0
+
+def open_index(path: Path) -> tuple[h5py.File, np.ndarray[Any, Any]]:
+    """Open a master and read its index.
+
+    Raises
+    ------
+    FormatError
+        It is of another format or version, or cannot be read.
+    """
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise FormatError(path, "an HDF5 file", str(error)) from error
+    try:
+        check_format(path, read_attributes_of(path, file["/"].id))
+        if INDEX not in file:
+            raise FormatError(path, f"a master with {INDEX}", "none; is it a shard?")
+        check_path(path, file.id, INDEX)
+        check_tree(path, file[INDEX].id)
+        index = file[INDEX][()]
+        lacking = set(INDEX_DTYPE.names or ()) - set(index.dtype.names or ())
+        if lacking or index.ndim != 1:
+            raise FormatError(path, f"an {INDEX} with {', '.join(sorted(lacking))}", "none")
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError, ShardDamaged) as error:
+        file.close()
+        raise FormatError(path, f"a readable {INDEX}", str(error)) from error
+    except BaseException:
+        file.close()
+        raise
+    return file, index
+
+
+def _source_value(path: Path, place: str, dataset: h5py.Dataset) -> Any:
+    try:
+        with h5py.File(path, "r") as file:
+            check_path(path, file.id, place)
+            check_tree(path, file[place].id)
+            source = file[place]
+            if source.shape != dataset.shape or source.dtype != dataset.dtype:
+                raise ShardDamaged(path, place, f"expected {dataset.dtype} {dataset.shape}")
+            return source[()]
+    except (OSError, KeyError, RuntimeError) as error:
+        raise ShardDamaged(path, place, f"cannot be read: {error}") from error
 
 
 def _master(path: Path) -> Path:

@@ -3,14 +3,17 @@
 Invariant: every getter gives the same form whether or not the episode has such data.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
 from shardwriter.column_reader import read_rows, search_sorted
+from shardwriter.errors import ShardDamaged
 from shardwriter.groups import read_attributes, read_tree
 from shardwriter.layout import (
     BEHAVIOR,
@@ -25,6 +28,14 @@ from shardwriter.layout import (
     WEIGHT_CHANGES,
 )
 from shardwriter.spikes import SpikeTrain
+from shardwriter.untrusted import (
+    check_column,
+    check_memory,
+    check_path,
+    check_tree,
+    entries,
+    open_child,
+)
 
 __all__ = ["RecordedEpisode"]
 
@@ -63,7 +74,7 @@ class RecordedEpisode:
         """Return the episode's attributes, with its summary under ``summary``."""
         with self._opened(self.id) as group:
             values = read_attributes(group)
-            values[SUMMARY] = read_tree(group[SUMMARY]) if SUMMARY in group else {}
+            values[SUMMARY] = _tree(group, SUMMARY)
             return values
 
     def get_neural_states(self, start: int | None = None, stop: int | None = None) -> Columns:
@@ -78,8 +89,9 @@ class RecordedEpisode:
         """
         columns = self._table(SPIKES, start, stop, {"neuron_ids": np.int32})
         timesteps = columns[TIMESTEPS]
-        first = start if start is not None else int(min(timesteps, default=0))
-        last = stop if stop is not None else int(max(timesteps, default=first - 1)) + 1
+        low, high = (timesteps.min(), timesteps.max() + 1) if len(timesteps) else (0, 0)
+        first = int(low) if start is None else start
+        last = max(first, int(high)) if stop is None else stop
         return SpikeTrain(timesteps, columns["neuron_ids"], (first, last))
 
     def get_spikes_as_events(
@@ -87,9 +99,10 @@ class RecordedEpisode:
     ) -> list[tuple[int, Array]]:
         """Return a pair (timestep, ids of the neurons that fired) for each with spikes."""
         spikes = self.get_spikes(start, stop)
-        timesteps, firsts = np.unique(spikes[TIMESTEPS], return_index=True)
-        groups = np.split(spikes["neuron_ids"], firsts[1:])
-        return list(zip(timesteps.tolist(), groups, strict=False)) if len(timesteps) else []
+        order = np.argsort(spikes[TIMESTEPS], kind="stable")
+        timesteps, firsts = np.unique(spikes[TIMESTEPS][order], return_index=True)
+        groups = np.split(spikes["neuron_ids"][order], firsts[1:])
+        return list(zip(timesteps.tolist(), groups, strict=True)) if len(timesteps) else []
 
     def get_behavior(self, start: int | None = None, stop: int | None = None) -> Columns:
         """Return ``timesteps`` (T,) and each field (T, *shape)."""
@@ -107,7 +120,7 @@ class RecordedEpisode:
         """
         empty = {"old_weights": np.float64, "new_weights": np.float64}
         columns = self._table(WEIGHT_CHANGES, start, stop, empty)
-        columns["deltas"] = columns["new_weights"] - columns["old_weights"]
+        columns["deltas"] = _difference(columns["new_weights"], columns["old_weights"])
         return columns
 
     def get_events(
@@ -124,24 +137,64 @@ class RecordedEpisode:
         """Return what ``log_static_data`` kept under a name, or all of it by name."""
         with self._opened(self.id) as group:
             if name is not None:
-                return read_tree(group[name]) if name in group else {}
-            return {key: read_tree(group[key]) for key in group if key not in _NOT_STATIC}
+                return _tree(group, name)
+            return {key: _tree(group, key) for key in group if key not in _NOT_STATIC}
 
     def get_final_state(self) -> Any:
         """Return the ``final_state`` given at the episode's end, ``{}`` for none."""
         with self._opened(self.id) as group:
-            return read_tree(group[FINAL_STATE]) if FINAL_STATE in group else {}
+            return _tree(group, FINAL_STATE)
 
     def _table(
         self, name: str, start: int | None, stop: int | None, empty: Mapping[str, type]
     ) -> Columns:
         with self._opened(self.id) as group:
+            path = Path(group.file.filename)
             if name not in group:
                 columns: Columns = {TIMESTEPS: np.zeros(0, np.int64)}
                 return columns | {key: np.zeros(0, dtype) for key, dtype in empty.items()}
-            table = group[name]
+            table = _safe_table(path, group, name)
             rows, chosen = _window(table[TIMESTEPS], start, stop)
+            check_memory(path, name, _row_bytes(table) * (rows.stop - rows.start))
             return {key: _read(table[key], rows, chosen) for key in [TIMESTEPS, *_others(table)]}
+
+
+def _tree(group: h5py.Group, name: str) -> Any:
+    """Return nested static data, once nothing in it leads elsewhere, ``{}`` for none."""
+    if name not in group:
+        return {}
+    path = Path(group.file.filename)
+    check_path(path, group.id, name)
+    check_tree(path, group[name].id)
+    return read_tree(group[name])
+
+
+def _safe_table(path: Path, group: h5py.Group, name: str) -> h5py.Group:
+    """Return a table, once nothing in it leads elsewhere."""
+    check_path(path, group.id, name)
+    table = group[name]
+    lengths = set()
+    for key in entries(path, table.id):
+        dataset = open_child(path, table.id, key)
+        check_column(path, dataset)
+        lengths.add(dataset.shape[0])
+    if len(lengths) != 1 or TIMESTEPS not in table:
+        raise ShardDamaged(path, name, f"expected columns of one length, got {lengths}")
+    return table
+
+
+def _row_bytes(table: h5py.Group) -> int:
+    return sum(
+        math.prod(dataset.shape[1:]) * dataset.dtype.itemsize for dataset in table.values()
+    )
+
+
+def _difference(new: Array, old: Array) -> Array:
+    """Return new minus old; of unsigned integers as signed ones, which do not wrap around."""
+    wide = np.result_type(new, old)
+    if wide.kind in "bu":
+        wide = np.result_type(wide, np.int64)
+    return new.astype(wide) - old.astype(wide)
 
 
 def _others(table: h5py.Group) -> Iterator[str]:

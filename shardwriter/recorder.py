@@ -21,6 +21,7 @@ import psutil
 from shardwriter.buffer import Buffer, remove_buffer
 from shardwriter.config import RecorderConfig
 from shardwriter.content_checks import ContentChecks
+from shardwriter.drain import Drain, LocalDrain
 from shardwriter.episode import Episode
 from shardwriter.errors import ConfigError, EpisodeExists, WriterFailed
 from shardwriter.layout import (
@@ -36,7 +37,7 @@ from shardwriter.performance import Performance
 from shardwriter.process import Identity
 from shardwriter.shard import Codecs
 from shardwriter.table_log import Store
-from shardwriter.writer_process import Drain, LocalDrain, WriterProcess
+from shardwriter.writer_process import WriterProcess
 
 __all__ = ["Recorder", "checked_id", "episode_seed"]
 

@@ -6,13 +6,13 @@ returns holds no open file, so that it can travel between processes.
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5d, h5f, h5g, h5p
+from h5py import h5a, h5d, h5g
 
 from shardwriter.errors import FormatError, ShardDamaged
 from shardwriter.layout import EPISODES, EVENTS, FORMAT, FORMAT_VERSION, TABLES, TIMESTEPS
@@ -24,6 +24,7 @@ from shardwriter.untrusted import (
     check_filters,
     entries,
     open_child,
+    opened,
     read_attributes_of,
 )
 
@@ -39,8 +40,8 @@ __all__ = [
 
 _COPIED_BYTES = 64 * 1024  # larger arrays outside tables stay where they are
 _MOST_TEXT_BYTES = 256 << 20
+_OF_STORAGE = ("crc32", "is_sorted")  # attributes of columns: of the chunks, not of the values
 _REQUIRED = ("episode_id", "status", "seed", "start_time", "end_time")
-_UNREADABLE = (OSError, KeyError, RuntimeError, ValueError, TypeError, UnicodeDecodeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +56,14 @@ class ColumnDescription:
 
 @dataclass(frozen=True, slots=True)
 class TableDescription:
-    """One table: its rows and its columns."""
+    """One table: its rows and its columns.
+
+    ``attributes`` are those of its columns that say what the values mean, by column.
+    """
 
     rows: int
     columns: tuple[ColumnDescription, ...]
+    attributes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +116,14 @@ def describe(path: Path) -> list[ShardDescription]:
     """
     try:
         stat = path.stat()
-        file = h5f.open(os.fsencode(path), h5f.ACC_RDONLY, fapl=_access())
     except OSError as error:
-        raise ShardDamaged(path, "structure", f"not a readable shard: {error}") from error
-    try:
-        root = h5g.open(file, b"/")
+        raise ShardDamaged(path, "file", f"cannot be read: {error}") from error
+    with opened(path) as root:
         attributes = read_attributes_of(path, root)
         check_format(path, attributes)
         if EPISODES.encode() not in entries(path, root):
             raise ShardDamaged(path, EPISODES, "expected a shard, which has such a group")
-        episodes = h5g.open(root, EPISODES.encode())
+        episodes = _group(path, root, EPISODES.encode())
         found = []
         for name in entries(path, episodes, 10 * MOST_NODES):
             group = _group(path, episodes, name)
@@ -132,7 +135,7 @@ def describe(path: Path) -> list[ShardDescription]:
                     path,
                     f"{EPISODES}/{os.fsdecode(name)}",
                     int(values["episode_id"]),
-                    str(attributes["uuid"]),
+                    str(attributes.get("uuid", "")),
                     stat.st_size,
                     stat.st_mtime_ns,
                     values,
@@ -141,16 +144,6 @@ def describe(path: Path) -> list[ShardDescription]:
                 )
             )
         return found
-    except _UNREADABLE as error:
-        raise ShardDamaged(path, "structure", f"not a readable shard: {error}") from error
-    finally:
-        file.close()
-
-
-def _access() -> h5p.PropFAID:
-    access = h5p.create(h5p.FILE_ACCESS)
-    access.set_fclose_degree(h5f.CLOSE_STRONG)
-    return access
 
 
 def check_format(path: Path, attributes: Mapping[str, Any]) -> None:
@@ -202,6 +195,7 @@ def _content(
 def _table(path: Path, group: h5g.GroupID) -> TableDescription:
     columns: list[ColumnDescription] = []
     lengths: dict[str, int] = {}
+    attributes: dict[str, dict[str, Any]] = {}
     for raw in entries(path, group):
         name = raw.decode("utf-8", "surrogateescape")
         dataset = open_child(path, group, raw)
@@ -213,10 +207,13 @@ def _table(path: Path, group: h5g.GroupID) -> TableDescription:
             raise ShardDamaged(path, name, f"expected {shape[0]} rows, got fewer chunks than that")
         columns.append(_interned(ColumnDescription(name, dtype, shape[1:], dtype.kind == "S")))
         lengths[name] = shape[0]
+        if h5a.get_num_attrs(dataset) > 1 + (name == TIMESTEPS):
+            values = read_attributes_of(path, dataset)
+            attributes[name] = {k: v for k, v in values.items() if k not in _OF_STORAGE}
     if TIMESTEPS not in lengths or len(set(lengths.values())) != 1:
         where = os.fsdecode(h5py.h5i.get_name(group) or b"?")
         raise ShardDamaged(path, where, f"expected columns of one length, got {lengths}")
-    return TableDescription(lengths[TIMESTEPS], tuple(columns))
+    return TableDescription(lengths[TIMESTEPS], tuple(columns), attributes)
 
 
 _seen: dict[ColumnDescription, ColumnDescription] = {}
@@ -240,7 +237,9 @@ def describe_tree(path: Path, group: h5g.GroupID, name: str) -> list[StaticNode]
     return list(_nodes(path, name, open_child(path, group, name.encode()), 0))
 
 
-def _nodes(path: Path, place: str, node: h5g.GroupID | h5d.DatasetID, depth: int) -> Iterator[StaticNode]:
+def _nodes(
+    path: Path, place: str, node: h5g.GroupID | h5d.DatasetID, depth: int
+) -> Iterator[StaticNode]:
     if depth > DEEPEST:
         raise ShardDamaged(path, place, f"expected groups at most {DEEPEST} deep")
     attributes = read_attributes_of(path, node)

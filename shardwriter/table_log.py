@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from shardwriter.buffer import Buffer, TableSlots
+from shardwriter.drain import Drain
 from shardwriter.instants import reached
 from shardwriter.memory import MemoryBudget
 from shardwriter.schema import Column, Table, fill_value
-from shardwriter.writer_process import Drain
 
 __all__ = ["Store", "TableLog"]
 

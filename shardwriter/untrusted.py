@@ -8,28 +8,36 @@ before memory is taken.
 import math
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
-from h5py import h5a, h5d, h5g, h5l, h5o, h5p, h5t
+from h5py import h5a, h5d, h5f, h5g, h5l, h5o, h5p, h5t
 
 from shardwriter.compression import optional
 from shardwriter.errors import ShardDamaged, TooLarge
 
 __all__ = [
+    "Node",
+    "as_object",
     "check_column",
     "check_filters",
     "check_memory",
+    "check_path",
+    "check_tree",
     "entries",
     "is_inside",
     "open_child",
+    "opened",
     "read_attributes_of",
+    "read_text_attribute",
 ]
 
-Node = h5g.GroupID | h5d.DatasetID
+Node: TypeAlias = "h5g.GroupID | h5d.DatasetID"
 
+UNREADABLE = (OSError, KeyError, RuntimeError, ValueError, TypeError, OverflowError, MemoryError)
 DEEPEST = 64
 MOST_NODES = 100_000  # below one episode or one group of the experiment
 _MOST_ATTRIBUTES = 10_000
@@ -39,7 +47,28 @@ _STORED_KINDS = "biufcS"
 
 _DEFLATE, _SHUFFLE, _FLETCHER32, _LZF = 1, 2, 3, 32000
 _STOCK_FILTERS = {_DEFLATE, _SHUFFLE, _FLETCHER32, _LZF}
-_PLUGIN_FILTERS = {32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32015: "zstd", 32026: "blosc2"}
+_PLUGIN_FILTERS = {32001, 32004, 32008, 32015, 32026}  # Blosc, LZ4, bitshuffle, Zstd, Blosc2
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[h5g.GroupID]:
+    """Open a file to read, and give its root; all that was opened in it is closed at the end.
+
+    Raises
+    ------
+    ShardDamaged
+        It is no HDF5 file, or what is read in the block cannot be.
+    """
+    try:
+        file = h5f.open(os.fsencode(path), h5f.ACC_RDONLY)
+    except OSError as error:
+        raise ShardDamaged(path, "structure", f"cannot be opened: {error}") from error
+    try:
+        yield h5g.open(file, b"/")
+    except UNREADABLE as error:
+        raise ShardDamaged(path, "structure", f"cannot be read: {error}") from error
+    finally:
+        h5py.File(file).close()
 
 
 def entries(path: Path, group: h5g.GroupID, limit: int = MOST_NODES) -> list[bytes]:
@@ -170,7 +199,8 @@ def _attributes(path: Path, node: Node, count: int) -> Iterator[tuple[str, Any]]
         if attribute.get_storage_size() > _MOST_ATTRIBUTE_BYTES:
             raise ShardDamaged(path, f"{_place(node)}@{name}", "expected at most 64 MiB")
         kind = attribute.get_type()
-        is_scalar = attribute.shape == ()
+        shape: tuple[int, ...] = attribute.shape
+        is_scalar = shape == ()
         if isinstance(kind, h5t.TypeStringID):
             yield name, _text(attribute) if is_scalar else as_object(node).attrs[name]
             continue
@@ -178,7 +208,7 @@ def _attributes(path: Path, node: Node, count: int) -> Iterator[tuple[str, Any]]
         if dtype.kind not in _STORED_KINDS:
             problem = f"expected numbers or text, got {dtype}"
             raise ShardDamaged(path, f"{_place(node)}@{name}", problem)
-        value = np.empty(attribute.shape, dtype)
+        value = np.empty(shape, dtype)
         attribute.read(value)
         yield name, value[()] if is_scalar else value
 
@@ -193,6 +223,75 @@ def _text(attribute: h5a.AttrID) -> str:
 def as_object(node: Node) -> h5py.Group | h5py.Dataset:
     """Return the high-level object of an open identifier."""
     return h5py.Group(node) if isinstance(node, h5g.GroupID) else h5py.Dataset(node)
+
+
+def read_text_attribute(path: Path, node: Node, name: str) -> str:
+    """Return one attribute that is text.
+
+    Raises
+    ------
+    ShardDamaged
+        There is none of that name, or it is something else.
+    """
+    try:
+        attribute = h5a.open(node, name.encode())
+        if isinstance(attribute.get_type(), h5t.TypeStringID) and attribute.shape == ():
+            return _text(attribute)
+    except (KeyError, OSError, RuntimeError) as error:
+        raise ShardDamaged(path, f"@{name}", f"cannot be read: {error}") from error
+    raise ShardDamaged(path, f"@{name}", "expected text")
+
+
+def check_path(path: Path, root: h5py.h5f.FileID | h5g.GroupID, place: str) -> None:
+    """Make sure that each step of a path inside a file is an object of this file.
+
+    Raises
+    ------
+    ShardDamaged
+        A step is a link, or is not there.
+    """
+    links = h5g.open(root, b"/").links if not isinstance(root, h5g.GroupID) else root.links
+    step = b""
+    for name in place.encode("utf-8", "surrogateescape").split(b"/"):
+        step = step + b"/" + name if step else name
+        if not links.exists(step) or links.get_info(step).type != h5l.TYPE_HARD:
+            raise ShardDamaged(path, os.fsdecode(step), "expected an object, got a link or none")
+
+
+def check_tree(path: Path, node: Node, *, may_be_virtual: bool = False, depth: int = 0) -> None:
+    """Make sure that what lies below a group is safe to read whole.
+
+    Parameters
+    ----------
+    path
+        The file, for errors.
+    node
+        The group or dataset.
+    may_be_virtual
+        Let virtual datasets pass; their sources are the caller's to check.
+    depth
+        How deep it lies.
+
+    Raises
+    ------
+    ShardDamaged
+        It holds links, cycles, data of other files or unknown filters.
+    TooLarge
+        A dataset does not fit into memory.
+    """
+    if depth > DEEPEST:
+        raise ShardDamaged(path, _place(node), f"expected groups at most {DEEPEST} deep")
+    if isinstance(node, h5g.GroupID):
+        for name in entries(path, node):
+            child = open_child(path, node, name)
+            check_tree(path, child, may_be_virtual=may_be_virtual, depth=depth + 1)
+        return
+    properties = node.get_create_plist()
+    is_virtual = properties.get_layout() == h5d.VIRTUAL
+    if properties.get_external_count() or (is_virtual and not may_be_virtual):
+        raise ShardDamaged(path, _place(node), "expected data of its own, got a reference")
+    check_filters(path, node, properties)
+    check_memory(path, _place(node), math.prod(node.shape) * node.dtype.itemsize)
 
 
 def is_inside(path: Path, root: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Writer processes: who drains an episode, and how slots are handed over.
+"""Writer processes, as the process that logs sees them: slots handed over, deaths made good.
 
 A process that logs owns its writers. Each is a fresh interpreter joined by one link; a message
 per full slot is at once wake-up, memory barrier and back-pressure. Invariant: what a writer has
@@ -10,111 +10,17 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar, cast
+from typing import cast
 
 from shardwriter.errors import WriterFailed
-from shardwriter.instants import reached
 from shardwriter.layout import EpisodePaths
-from shardwriter.process import Child, Parent, ignore_signals
-from shardwriter.shard import Codecs
-from shardwriter.writer import EpisodeWriter, Sealed, finished
+from shardwriter.process import Child
+from shardwriter.writer import Sealed
 
-__all__ = ["Drain", "LocalDrain", "RemoteDrain", "WriterProcess"]
+__all__ = ["RemoteDrain", "WriterProcess"]
 
+_SERVE = "shardwriter.writer_server:serve"
 _MOST_DEATHS = 3
-
-T = TypeVar("T")
-
-
-class Drain(Protocol):
-    """Takes an episode's full slots and, at its end, seals the shard."""
-
-    def hand_over(self, name: str, chunk: int, n_slots: int) -> None:
-        """Give away a full slot, one of `n_slots`."""
-
-    def wait_until_free(self, name: str, chunk: int) -> None:
-        """Wait until the slot that held that chunk may be used again."""
-
-    def seal(self) -> None:
-        """Begin to seal the shard; the buffer holds the episode's end already."""
-
-    def wait_until_sealed(self) -> Sealed:
-        """Wait until the shard is published."""
-
-    def flush(self) -> None:
-        """Bring the rows of slots that are not full yet to the part, where nobody else does."""
-
-    def check(self) -> None:
-        """Raise the failure for which the buffer's alarm was set."""
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether the shard is known to be published, or known to have failed."""
-
-
-class LocalDrain:
-    """Writes in the calling thread."""
-
-    def __init__(self, paths: EpisodePaths, codecs: Codecs) -> None:
-        self._paths = paths
-        self._codecs = codecs
-        self._writer: EpisodeWriter | None = None
-        self._sealed: Sealed | None = None
-        self._blocked_s = 0.0
-
-    def hand_over(self, name: str, chunk: int, n_slots: int) -> None:
-        """Write and flush the slot."""
-        began = time.perf_counter()
-        self._do(lambda writer: writer.drain(name, chunk))
-        self._blocked_s += time.perf_counter() - began
-
-    def wait_until_free(self, name: str, chunk: int) -> None:
-        """Return: ``hand_over`` has done it."""
-
-    def seal(self) -> None:
-        """Write what is left and publish the shard."""
-        sealed = self._do(lambda writer: writer.seal())
-        self._sealed = replace(sealed, blocked_s=self._blocked_s)
-        self._writer = None  # its view of the buffer would keep that in memory
-
-    def wait_until_sealed(self) -> Sealed:
-        """Return what ``seal`` made; do it now where it was cut short."""
-        if self._sealed is None and self._paths.shard.exists():
-            self._sealed = finished(self._paths)
-        elif self._sealed is None:
-            self.seal()
-        return cast(Sealed, self._sealed)
-
-    def flush(self) -> None:
-        """Write the rows of slots that are not full yet; the caller keeps others from logging."""
-        if self._sealed is None:
-            self._do(lambda writer: writer.flush())
-
-    def check(self) -> None:
-        """Return: a failure was raised where it happened."""
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether ``seal`` has returned."""
-        return self._sealed is not None
-
-    def _discard_writer(self) -> None:
-        """Drop a writer that was cut short; the next one goes on from buffer and part."""
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            with suppress(OSError, RuntimeError):
-                writer.close()
-
-    def _do(self, action: Callable[[EpisodeWriter], T]) -> T:
-        try:
-            if self._writer is None:
-                self._writer = EpisodeWriter(self._paths, self._codecs)
-            return action(self._writer)
-        except BaseException as error:
-            self._discard_writer()
-            if not isinstance(error, Exception):
-                raise
-            raise WriterFailed(self._paths.episode, self._paths.shard, str(error)) from error
 
 
 class RemoteDrain:
@@ -304,88 +210,3 @@ class WriterProcess:
 
 def _exit(code: int) -> str:
     return f"signal {-code}" if code < 0 else f"exit code {code}"
-
-
-class _Server:
-    """The writer process's side: one ``EpisodeWriter`` per open episode."""
-
-    def __init__(self, parent: Parent) -> None:
-        self._parent = parent
-        self._writers: dict[int, EpisodeWriter] = {}
-        self._codecs: Codecs = {}
-        self._next_flush = 0.0
-
-    def run(self) -> None:
-        """Serve until the parent ends, then seal what it left open."""
-        with suppress(EOFError):
-            while True:
-                message = self._parent.receive(self._time_to_flush())
-                if message is not None:
-                    self._guarded(message[1 if message[0] != "open" else 2], message)
-                if self._time_to_flush() == 0:
-                    self._flush_all()
-        for episode in list(self._writers):
-            self._guarded(episode, ("seal", episode))
-
-    def _time_to_flush(self) -> float | None:
-        """Return the seconds until partly filled slots are flushed, None with no episode open."""
-        if not self._writers:
-            return None
-        return max(0.0, self._next_flush - time.monotonic())
-
-    def _flush_all(self) -> None:
-        for episode in list(self._writers):
-            self._guarded(episode, ("flush", episode))
-        intervals = [writer.flush_interval_s for writer in self._writers.values()]
-        self._next_flush = time.monotonic() + min(intervals, default=0.0)
-
-    def _guarded(self, episode: int, message: tuple[Any, ...]) -> None:
-        try:
-            self._handle(*message)
-        except Exception as error:  # noqa: BLE001  (it costs this episode, not the others)
-            writer = self._writers.pop(episode, None)
-            self._tell(("failed", episode, f"{type(error).__name__}: {error}"))
-            if writer is not None:
-                writer.buffer.alarm[0] = 1
-                with suppress(OSError, RuntimeError):
-                    writer.close()
-
-    def _handle(self, kind: str, *rest: Any) -> None:
-        if kind == "open":
-            directory, episode = rest
-            paths = EpisodePaths(directory, episode)
-            if paths.shard.exists():  # by a writer that was killed before it could say so
-                self._tell(("sealed", episode, finished(paths)))
-                return
-            writer = EpisodeWriter(paths, self._codecs)
-            if not self._writers:
-                self._next_flush = time.monotonic() + writer.flush_interval_s
-            self._writers[episode] = writer
-            return
-        episode = rest[0]
-        if episode not in self._writers:
-            return  # it failed, and the parent was told
-        if kind == "drain":
-            self._writers[episode].drain(rest[1], rest[2])
-            self._tell(("free", *rest))
-            reached("slot returned")
-        elif kind == "flush":
-            self._writers[episode].flush()
-        else:
-            sealed = self._writers[episode].seal()
-            del self._writers[episode]
-            self._tell(("sealed", episode, sealed))
-            reached("seal returned")
-
-    def _tell(self, message: tuple[object, ...]) -> None:
-        with suppress(OSError):  # a dead parent hears nothing, and needs to hear nothing
-            self._parent.link.send(message)
-
-
-def serve(parent: Parent) -> None:
-    """Run a writer process."""
-    ignore_signals()
-    _Server(parent).run()
-
-
-_SERVE = f"{__name__}:serve"

@@ -1,6 +1,6 @@
 """Engines: who runs the rollouts of an experiment."""
 
-from shardwriter.engines.local import run_local
 from shardwriter.engines.result import EpisodeResult
+from shardwriter.engines.run import run_episodes
 
-__all__ = ["EpisodeResult", "run_local"]
+__all__ = ["EpisodeResult", "run_episodes"]

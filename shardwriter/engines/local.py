@@ -66,7 +66,7 @@ def run_local(
     )
     try:
         setup = cloudpickle.dumps((recorder.output_dir, config, recorder.n_neurons, rollout))
-    except Exception as error:  # noqa: BLE001  (pickling runs anybody's code)
+    except Exception as error:
         expected = "what cloudpickle can send to a worker process"
         raise ConfigError("rollout", expected, f"{type(error).__name__}: {error}") from error
     crew = _Crew(recorder, setup, episodes, report)

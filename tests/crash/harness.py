@@ -186,7 +186,7 @@ class Session:
 
 def _role(process: psutil.Process) -> str:
     command = " ".join(process.cmdline())
-    roles = {"writer_process": "writer", "engines.worker": "worker"}
+    roles = {"writer_server": "writer", "engines.worker": "worker"}
     return next((role for text, role in roles.items() if text in command), "main")
 
 

@@ -6,7 +6,7 @@ import signal
 import sys
 
 ROLES = {
-    "shardwriter.writer_process": "writer",
+    "shardwriter.writer_server": "writer",
     "shardwriter.engines.worker": "worker",
     "recording.py": "main",
     "recovering.py": "recover",

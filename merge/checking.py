@@ -1,0 +1,167 @@
+"""Checking one shard against what a master says of it, down to every byte if wanted.
+
+Invariant: a problem is returned, never raised, so that one bad file does not hide another.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from isal import isal_zlib
+
+from shardwriter.column_reader import read_rows
+from shardwriter.errors import ShardWriterError
+from shardwriter.layout import SPIKES, TABLES, TIMESTEPS
+from shardwriter.shard_description import ShardDescription, describe
+from shardwriter.untrusted import UNREADABLE, is_inside
+
+__all__ = ["Problem", "ShardCheck", "ShardJob", "check_shard"]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that is not as it should be: where, what, and how to mend it."""
+
+    where: str
+    problem: str
+    mend: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.problem}; {self.mend}"
+
+
+@dataclass(frozen=True, slots=True)
+class ShardJob:
+    """A shard to check: its file and root, and the rows of the master's index that it serves.
+
+    Without rows it is checked by itself.
+    """
+
+    path: Path
+    root: Path
+    rows: tuple[dict[str, Any], ...]
+    is_deep: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ShardCheck:
+    """What came of it: problems, and the episodes, chunks and bytes that were looked at."""
+
+    problems: tuple[Problem, ...]
+    episodes: tuple[int, ...] = ()
+    chunks: int = 0
+    raw_bytes: int = 0
+
+
+def check_shard(job: ShardJob) -> ShardCheck:
+    """Check one shard."""
+    again = "put an intact copy in its place, or record the episode again"
+    merge = "if it is meant to be there, run `shardwriter merge`"
+    where = str(job.path)
+    if not job.path.is_file():
+        expected = ", ".join(str(row["episode_id"]) for row in job.rows)
+        mend = "put it back, or merge with --forget-missing"
+        return ShardCheck((Problem(where, f"missing; it holds episode {expected}", mend),))
+    if not is_inside(job.path, job.root):
+        mend = f"move it below {job.root}, or give a --root that holds both"
+        return ShardCheck((Problem(where, f"it lies outside {job.root}", mend),))
+    try:
+        shards = describe(job.path)
+    except ShardWriterError as error:
+        return ShardCheck((Problem(where, _without(str(error), where), again),))
+    problems = [Problem(where, text, merge) for text in _mismatches(job, shards)]
+    chunks, raw = 0, 0
+    if job.is_deep:
+        try:
+            with h5py.File(job.path, "r") as file:
+                for shard in shards:
+                    deep = _Deep(file[shard.group], shard)
+                    problems += [Problem(where, text, again) for text in deep.problems()]
+                    chunks, raw = chunks + deep.chunks, raw + deep.raw_bytes
+        except (*UNREADABLE, ShardWriterError) as error:
+            problems.append(Problem(where, _without(str(error), where), again))
+    return ShardCheck(tuple(problems), tuple(s.episode for s in shards), chunks, raw)
+
+
+def _without(text: str, where: str) -> str:
+    return text.removeprefix(f"{where}: ")
+
+
+def _mismatches(job: ShardJob, shards: list[ShardDescription]) -> Iterator[str]:
+    """Compare a shard with the rows of the index."""
+    by_id = {shard.episode: shard for shard in shards}
+    size = os.stat(job.path).st_size
+    for row in job.rows:
+        name = f"episode {row['episode_id']}"
+        if row["size"] != size:
+            yield f"{name}: expected {row['size']} bytes, got {size}"
+        shard = by_id.get(row["shard_episode_id"])
+        if shard is None:
+            yield f"{name}: expected episode {row['shard_episode_id']} in it, got {sorted(by_id)}"
+            continue
+        if row["uuid"] != shard.uuid:
+            yield f"{name}: expected shard {row['uuid']}, got {shard.uuid}"
+        for table in TABLES:
+            if row[f"rows_{table}"] != shard.rows(table):
+                expected = row[f"rows_{table}"]
+                yield f"{name}, {table}: expected {expected} rows, got {shard.rows(table)}"
+
+
+class _Deep:
+    """Reads every byte of an episode.
+
+    Attributes
+    ----------
+    chunks, raw_bytes
+        What was read so far.
+    """
+
+    def __init__(self, group: h5py.Group, shard: ShardDescription) -> None:
+        self._group = group
+        self._shard = shard
+        self.chunks = 0
+        self.raw_bytes = 0
+
+    def problems(self) -> Iterator[str]:
+        spikes = self._shard.attributes.get("total_spikes")
+        if spikes is not None and int(spikes) != max(self._shard.rows(SPIKES), 0):
+            yield f"{SPIKES}: expected {spikes} rows, as total_spikes says, got another number"
+        for table, description in self._shard.tables.items():
+            for column in description.columns:
+                try:
+                    yield from self._column(f"{table}/{column.name}", column.name == TIMESTEPS)
+                except (*UNREADABLE, ShardWriterError) as error:
+                    yield f"{self._shard.group}/{table}/{column.name}: cannot be read: {error}"
+        for node in self._shard.static:
+            if node.value is None and node.dtype is not None:
+                try:
+                    self._group[node.path][()]
+                except UNREADABLE as error:
+                    yield f"{self._shard.group}/{node.path}: cannot be read: {error}"
+
+    def _column(self, name: str, is_timesteps: bool) -> Iterator[str]:
+        dataset = self._group[name]
+        rows = dataset.chunks[0]
+        first = int(dataset.attrs.get("first_row", 0)) // rows if dataset.size else 0
+        digests = []
+        last = None
+        is_sorted = True
+        for chunk in range(first, -(-len(dataset) // rows) if dataset.size else 0):
+            values = read_rows(dataset, chunk * rows, min(len(dataset), (chunk + 1) * rows))
+            octets = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+            digests.append(isal_zlib.crc32(octets).to_bytes(4, "little"))
+            self.chunks += 1
+            self.raw_bytes += octets.nbytes
+            if is_timesteps:
+                is_sorted &= bool(np.all(values[1:] >= values[:-1]))
+                is_sorted &= last is None or bool(values[0] >= last)
+                last = values[-1]
+        digest = dataset.attrs.get("crc32")
+        if digest is not None and int(digest) != isal_zlib.crc32(b"".join(digests)):
+            yield f"{dataset.name}: its rows are not those that were recorded (CRC-32 differs)"
+        if is_timesteps and bool(dataset.attrs.get("is_sorted", False)) and not is_sorted:
+            yield f"{dataset.name}: expected timesteps that do not fall, got some that do"

@@ -1,0 +1,332 @@
+"""Verifying an experiment: is everything there, is it what it was, does nothing point elsewhere.
+
+Invariant: files are opened in child processes only, so that no file can take down the process
+that asks.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+from h5py import h5d, h5g
+from tqdm.auto import tqdm
+
+from merge.checking import Problem, ShardCheck, ShardJob
+from merge.describing import in_children
+from shardwriter.errors import ExperimentNotFound, ShardDamaged, ShardWriterError, ranges
+from shardwriter.layout import (
+    EPISODES,
+    INDEX,
+    MASTER,
+    SHARDS,
+    TIMESTEPS,
+    episode_group,
+    episode_shards,
+    unfinished_episodes,
+)
+from shardwriter.schema import INDEX_DTYPE
+from shardwriter.shard_description import check_format
+from shardwriter.untrusted import (
+    as_object,
+    check_filters,
+    check_memory,
+    entries,
+    open_child,
+    opened,
+    read_attributes_of,
+)
+
+__all__ = ["VerifyReport", "verify"]
+
+_EPISODES_AT_A_TIME = 250
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What was looked at, and the problems that were found."""
+
+    path: Path
+    episodes: int
+    shards: int
+    chunks: int
+    raw_bytes: int
+    problems: tuple[Problem, ...]
+
+    @property
+    def is_sound(self) -> bool:
+        """Tell whether there are no problems."""
+        return not self.problems
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        problems = [
+            {"where": each.where, "problem": each.problem, "mend": each.mend}
+            for each in self.problems
+        ]
+        return {
+            "path": str(self.path),
+            "is_sound": self.is_sound,
+            "episodes": self.episodes,
+            "shards": self.shards,
+            "chunks": self.chunks,
+            "raw_bytes": self.raw_bytes,
+            "problems": problems,
+        }
+
+    def __str__(self) -> str:
+        head = f"{self.path}: {self.episodes} episodes in {self.shards} shards"
+        if self.chunks:
+            head += f", {self.chunks} chunks of {self.raw_bytes / 1e6:.1f} MB read"
+        if self.is_sound:
+            return f"{head}: sound"
+        lines = [f"{head}: {len(self.problems)} problems"]
+        return "\n".join([*lines, *(f"  {problem}" for problem in self.problems)])
+
+
+def verify(
+    path: Path,
+    *,
+    deep: bool = False,
+    expected: Sequence[int] | None = None,
+    root: Path | None = None,
+    workers: int | None = None,
+    progress: bool = False,
+) -> VerifyReport:
+    """Check an experiment, a master, a packed file, or a shard.
+
+    Parameters
+    ----------
+    path
+        The experiment's directory or the file.
+    deep
+        Decode every chunk, and compare it with the digests kept when it was recorded.
+    expected
+        Ids that have to be there.
+    root
+        The directory that no shard may lie outside of; by default the master's own.
+    workers
+        Processes at a time; by default one per core.
+    progress
+        Show a progress bar.
+
+    Raises
+    ------
+    ExperimentNotFound
+        There is nothing of that kind.
+    """
+    path = Path(os.path.abspath(path))
+    master = path / MASTER if path.is_dir() else path
+    if not path.exists() or (path.is_dir() and not (path / SHARDS).is_dir()):
+        raise ExperimentNotFound(path, "an experiment's directory or file", "check the path")
+    count = workers or len(os.sched_getaffinity(0))
+    found = _Verification(master, root or master.parent, deep, count, progress)
+    found.run(path)
+    if expected is not None:
+        found.expect(expected)
+    return found.report(path)
+
+
+class _Verification:
+    def __init__(self, master: Path, root: Path, deep: bool, workers: int, progress: bool) -> None:
+        self._master = master
+        self._root = root
+        self._deep = deep
+        self._workers = workers
+        self._progress = progress
+        self._problems: list[Problem] = []
+        self._ids: set[int] = set()
+        self._shards = 0
+        self._chunks = 0
+        self._raw_bytes = 0
+
+    def run(self, path: Path) -> None:
+        index = self._index(path)
+        by_name: dict[str, list[dict[str, Any]]] = {}
+        for row in index:
+            by_name.setdefault(row["shard"], []).append(row)
+            self._ids.add(row["episode_id"])
+        jobs = [
+            ShardJob(
+                self._master.parent / name if name else self._master,
+                self._root,
+                tuple(rows),
+                self._deep,
+            )
+            for name, rows in by_name.items()
+        ]
+        if path.is_dir():
+            jobs += self._unlisted(path, {job.path for job in jobs}, bool(index))
+        elif not index and not self._problems:
+            jobs = [ShardJob(self._master, self._root, (), self._deep)]
+        self._check(jobs)
+        self._check_master(index)
+
+    def _index(self, path: Path) -> list[dict[str, Any]]:
+        """Read the master's index in a child process."""
+        if not self._master.exists():
+            mend = f"run `shardwriter merge {path}`"
+            self._problems.append(Problem(str(self._master), "there is no master", mend))
+            return []
+        result = next(in_children("merge.verify:read_index", [self._master], 1, _ignore))
+        if isinstance(result, ShardWriterError):
+            mend = "merge again, with --rebuild"
+            self._problems.append(Problem(str(self._master), str(result), mend))
+            return []
+        return list(result)
+
+    def _unlisted(self, directory: Path, listed: set[Path], has_master: bool) -> list[ShardJob]:
+        """Name shards that the master does not show, and episodes that have none yet."""
+        others = [path for path in episode_shards(directory) if path not in listed]
+        if others and has_master:
+            names = ", ".join(path.name for path in others[:5]) + (", …" if len(others) > 5 else "")
+            mend = f"run `shardwriter merge {directory}`"
+            text = f"{len(others)} shards are not in it: {names}"
+            self._problems.append(Problem(str(self._master), text, mend))
+        unfinished = unfinished_episodes(directory)
+        if unfinished:
+            mend = f"wait for its end, or run `shardwriter recover {directory}`"
+            text = f"episodes {ranges(unfinished)} are unfinished"
+            self._problems.append(Problem(str(directory), text, mend))
+        return [ShardJob(path, self._root, (), self._deep) for path in others]
+
+    def _check(self, jobs: Sequence[ShardJob]) -> None:
+        bar = tqdm(total=len(jobs), desc="verify", unit="shard", disable=not self._progress)
+        with bar:
+            work = "merge.checking:check_shard"
+            results = in_children(work, jobs, self._workers, bar.update, 1 if self._deep else 32)
+            for job, result in zip(jobs, results, strict=True):
+                self._shards += 1
+                if isinstance(result, ShardCheck):
+                    self._problems += result.problems
+                    if not job.rows:
+                        self._ids.update(result.episodes)
+                    self._chunks += result.chunks
+                    self._raw_bytes += result.raw_bytes
+                else:
+                    mend = "put an intact copy in its place"
+                    self._problems.append(Problem(str(job.path), str(result), mend))
+
+    def _check_master(self, index: Sequence[dict[str, Any]]) -> None:
+        rows = [row for row in index if row["shard"]]
+        parts = [
+            MasterPart(self._master, tuple(rows[i : i + _EPISODES_AT_A_TIME]))
+            for i in range(0, len(rows), _EPISODES_AT_A_TIME)
+        ]
+        for result in in_children("merge.verify:check_part", parts, self._workers, _ignore, 1):
+            texts = [str(result)] if isinstance(result, ShardWriterError) else result
+            mend = "do not read it by HDF5 alone; merge again, with --rebuild"
+            self._problems += [Problem(str(self._master), text, mend) for text in texts]
+
+    def expect(self, expected: Sequence[int]) -> None:
+        missing = [episode for episode in expected if episode not in self._ids]
+        if missing:
+            mend = "run `shardwriter recover`, or record them"
+            text = f"expected episodes {ranges(missing)}, got none"
+            self._problems.append(Problem(str(self._master), text, mend))
+
+    def report(self, path: Path) -> VerifyReport:
+        return VerifyReport(
+            path,
+            len(self._ids),
+            self._shards,
+            self._chunks,
+            self._raw_bytes,
+            tuple(self._problems),
+        )
+
+
+def _ignore(count: int) -> None:
+    """Show no progress."""
+
+
+def read_index(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a master's index, none for a shard.
+
+    Raises
+    ------
+    FormatError, ShardDamaged
+        The file is none, or cannot be read.
+    """
+    with opened(path) as root:
+        check_format(path, read_attributes_of(path, root))
+        names = entries(path, root)
+        if INDEX.encode() not in names:
+            return []
+        node = open_child(path, root, INDEX.encode())
+        if node.get_create_plist().get_layout() != h5d.CHUNKED:
+            raise ShardDamaged(path, INDEX, "expected chunks in this file")
+        check_filters(path, node, node.get_create_plist())
+        dataset = as_object(node)
+        check_memory(path, INDEX, dataset.nbytes)
+        if set(INDEX_DTYPE.names or ()) - set(dataset.dtype.names or ()):
+            raise ShardDamaged(path, INDEX, "expected other fields")
+        values = dataset[()]
+        texts = {name for name in values.dtype.names if values.dtype[name].kind == "S"}
+        return [
+            {
+                name: os.fsdecode(value) if name in texts else value
+                for name, value in zip(values.dtype.names, row, strict=True)
+            }
+            for row in values.tolist()
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class MasterPart:
+    """Some episodes of a master, to be checked: rows of its index."""
+
+    path: Path
+    rows: tuple[dict[str, Any], ...]
+
+
+def check_part(part: MasterPart) -> list[str]:
+    """Check that a master's virtual datasets show what its index says, and nothing else."""
+    found: list[str] = []
+    with opened(part.path) as root:
+        if EPISODES.encode() not in entries(part.path, root):
+            return [f"expected a group {EPISODES}"]
+        episodes = h5g.open(root, EPISODES.encode())
+        names = set(entries(part.path, episodes))
+        for row in part.rows:
+            name = os.path.basename(episode_group(row["episode_id"])).encode()
+            if name not in names:
+                found.append(f"episode {row['episode_id']}: expected a group, got none")
+                continue
+            place = episode_group(row["shard_episode_id"])
+            group = open_child(part.path, episodes, name)
+            found += _check_group(part.path, group, row["shard"], place, "", 0)
+    return found
+
+
+def _check_group(
+    path: Path, group: h5g.GroupID, source: str, place: str, below: str, depth: int
+) -> list[str]:
+    found: list[str] = []
+    for raw in entries(path, group):
+        node = open_child(path, group, raw)
+        name = f"{below}/{os.fsdecode(raw)}"
+        if isinstance(node, h5g.GroupID):
+            if depth > 64:
+                return [f"{name}: expected groups at most 64 deep"]
+            found += _check_group(path, node, source, place, name, depth + 1)
+            continue
+        properties = node.get_create_plist()
+        if properties.get_external_count():
+            found.append(f"{name}: expected a virtual dataset, got external storage")
+        if properties.get_layout() != h5d.VIRTUAL:
+            if os.fsdecode(raw) == TIMESTEPS and node.shape != (0,):
+                found.append(f"{name}: expected a virtual dataset, got a copy")
+            continue
+        sources = [
+            (
+                properties.get_virtual_filename(i).replace("%%", "%"),
+                properties.get_virtual_dsetname(i).replace("%%", "%"),
+            )
+            for i in range(properties.get_virtual_count())
+        ]
+        if sources != [(source, f"/{place}{name}")]:
+            found.append(f"{name}: expected {source} as its source, got {sources}")
+    return found
