@@ -19,6 +19,7 @@ from filelock import FileLock
 from h5py import h5g
 from tqdm.auto import tqdm
 
+from merge.concatenated import check_descriptors, write_concatenated
 from merge.describing import describe_all
 from merge.differences import SchemaDifference, differences
 from merge.master_file import MasterWriter, open_master
@@ -28,6 +29,7 @@ from merge.sources import SourceFile, Sources, check_name
 from shardwriter.errors import EpisodesGone, IdsCollide
 from shardwriter.layout import (
     ATTRIBUTES,
+    CONCATENATED,
     EPISODES,
     EXPERIMENT,
     FORMAT,
@@ -52,7 +54,8 @@ class MergeOptions:
 
     ``expected`` are the ids that have to be there; ``renumber`` gives colliding episodes new
     ids; ``forget_missing`` drops episodes of the last master whose shards are gone; ``rebuild``
-    takes nothing over from it; ``dry_run`` writes nothing; ``workers`` read shards in parallel,
+    takes nothing over from it; ``concat`` adds datasets over all episodes; ``dry_run`` writes
+    nothing; ``workers`` read shards in parallel,
     by default one for each core.
     """
 
@@ -60,6 +63,7 @@ class MergeOptions:
     renumber: bool = False
     forget_missing: bool = False
     rebuild: bool = False
+    concat: bool = False
     dry_run: bool = False
     workers: int | None = None
     progress: bool = False
@@ -181,6 +185,8 @@ class _Merge:
             schemas = {each.episode: each.shard.tables for each in (*kept, *planned.episodes)}
             if options.expected is not None:
                 check_expected(list(schemas), options.expected)
+            if options.concat:
+                check_descriptors(planned.episodes)
             report = self._report(planned.episodes, kept, differences(schemas))
             if not options.dry_run and not self._is_current(report):
                 self._write(kept, planned.episodes, report, bar)
@@ -189,7 +195,7 @@ class _Merge:
     def _split(self) -> tuple[list[EpisodePlan], list[SourceFile]]:
         """Divide the shards into episodes of the last master and files to be read."""
         last = self._last
-        if last is None or self._options.rebuild or self._options.renumber:
+        if last is None or self._reads_all():
             if last and self._is_same(last):
                 every = range(len(last.index))
                 return [last.episode(row, self._sources) for row in every], []
@@ -203,9 +209,12 @@ class _Merge:
                 new.append(file)
         return kept, new
 
+    def _reads_all(self) -> bool:
+        return self._options.rebuild or self._options.renumber or self._options.concat
+
     def _is_same(self, last: Previous) -> bool:
         """Tell whether the last merge, renumbered too, had these very files."""
-        if self._options.rebuild or not last.notes.is_renumbered:
+        if not last.notes.is_renumbered or self._options.rebuild or self._options.concat:
             return False
         known = self._known
         return set(known) == {file.name for file in self._files} and all(
@@ -266,7 +275,9 @@ class _Merge:
 
     def _is_current(self, report: MergeReport) -> bool:
         last = self._last
-        if last is None or self._options.rebuild or last.notes.files != self._own:
+        if last is None or self._options.rebuild or self._options.concat:
+            return False
+        if last.notes.files != self._own:
             return False
         return report.is_unchanged and last.notes.is_renumbered == self._options.renumber
 
@@ -302,6 +313,8 @@ class _Merge:
                 for each in new:
                     writer.episode(each)
                     bar.update()
+                if self._options.concat:
+                    write_concatenated(file, new)
                 self._write_index(file, kept, new)
             publish(temporary, target, replace=True)
         except BaseException:
@@ -318,6 +331,8 @@ class _Merge:
                 del file.attrs[name]
             for name in set(file) - {EPISODES, INDEX, MERGE}:
                 del file[name]
+        elif CONCATENATED in file:
+            del file[CONCATENATED]  # it lacks what is new
 
     def _has_new_own_files(self) -> bool:
         return self._last is None or self._last.notes.files != self._own

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 from h5py import h5d, h5g
 from tqdm.auto import tqdm
 

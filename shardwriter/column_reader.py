@@ -89,7 +89,7 @@ def search_sorted(dataset: h5py.Dataset, value: int) -> int:
             high = middle
     first = low * rows
     if first >= len(dataset):
-        return int(len(dataset))
+        return len(dataset)
     chunk = read_rows(dataset, first, min(len(dataset), first + rows))
     return int(first + np.searchsorted(chunk, value))
 

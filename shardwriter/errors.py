@@ -19,6 +19,7 @@ __all__ = [
     "EpisodesMissing",
     "ExperimentNotFound",
     "FieldError",
+    "FieldsDiffer",
     "FormatError",
     "IdsCollide",
     "MasterStale",
@@ -28,7 +29,9 @@ __all__ = [
     "ShardMissing",
     "ShardOutside",
     "ShardWriterError",
+    "ShardsNotFound",
     "TooLarge",
+    "TooManyShards",
     "WorkerFailed",
     "WriterFailed",
 ]
@@ -58,6 +61,20 @@ class FieldError(ShardWriterError):
     def __str__(self) -> str:
         episode, field, expected, got, advice = self.args
         return f"episode {episode}, {field}: expected {expected}, got {got}; {advice}"
+
+
+class FieldsDiffer(ShardWriterError):
+    """A field is not of one dtype and shape in the episodes that were to be read together."""
+
+    def __init__(self, field: str, first: int, form: str, other: int, other_form: str) -> None:
+        super().__init__(field, first, form, other, other_form)
+
+    def __str__(self) -> str:
+        field, first, form, other, other_form = self.args
+        return (
+            f"{field}: expected {form}, as in episode {first}, got {other_form} in episode "
+            f"{other}; name episodes= that agree"
+        )
 
 
 class EpisodeExists(ShardWriterError):
@@ -210,6 +227,35 @@ class ShardDamaged(ShardWriterError):
     def __str__(self) -> str:
         path, place, problem = self.args
         return f"{path}: {place}: {problem}"
+
+
+class ShardsNotFound(ShardWriterError):
+    """Shards of a master are in none of the directories that were searched; it is as before."""
+
+    def __init__(self, lost: Mapping[int, str], searched: Sequence[Path]) -> None:
+        super().__init__(dict(lost), tuple(searched))
+
+    def __str__(self) -> str:
+        lost, searched = self.args
+        return (
+            f"{', '.join(map(str, searched))}: expected the shards of episodes "
+            f"{ranges(list(lost))}, by their uuids, got none; name every directory that has some"
+        )
+
+
+class TooManyShards(ShardWriterError):
+    """A dataset over all episodes would need more file descriptors than there may be."""
+
+    def __init__(self, shards: int, limit: int) -> None:
+        super().__init__(shards, limit)
+
+    def __str__(self) -> str:
+        shards, limit = self.args
+        return (
+            f"--concat: expected at most {limit} shards, got {shards}: past the limit of open "
+            "files (ulimit -n) HDF5 answers fill values for data; use `shardwriter pack`, or "
+            "loader.concat(), which have no such limit"
+        )
 
 
 class ShardOutside(ShardWriterError):

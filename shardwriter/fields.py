@@ -48,7 +48,17 @@ class FieldLog:
         every call; returns names that it need not see again.
     """
 
-    __slots__ = ("_columns", "_episode", "_lacking", "_log", "_name", "_new", "_store", "_unseen", "_watch")
+    __slots__ = (
+        "_columns",
+        "_episode",
+        "_lacking",
+        "_log",
+        "_name",
+        "_new",
+        "_store",
+        "_unseen",
+        "_watch",
+    )
 
     def __init__(self, store: Store, episode: int, name: str, watch: Watch | None = None) -> None:
         self._watch = watch
@@ -90,7 +100,7 @@ class FieldLog:
         FieldError
             A field does not fit.
         """
-        if not isinstance(fields, Mapping):
+        if type(fields) is not dict and not isinstance(fields, Mapping):
             raise self._no_mapping(fields)
         values: list[Any] = []
         missing = 0

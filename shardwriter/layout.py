@@ -9,6 +9,8 @@ from pathlib import Path
 __all__ = [
     "ATTEMPTS",
     "ATTRIBUTES",
+    "CHECKPOINTS",
+    "CONCATENATED",
     "CONFIG_JSON",
     "DAMAGED",
     "EPISODES",
@@ -51,8 +53,10 @@ EXPERIMENT = "experiment"  # folder of small HDF5 files, one per root group of t
 
 ATTRIBUTES = "attributes"  # of these files, the one whose attributes go to the root
 
+CHECKPOINTS = "checkpoints"  # one file and one group below it for each
 EPISODES = "episodes"
 INDEX = "episode_index"
+CONCATENATED = "concatenated"
 MERGE = "merge"  # in the master: what the next merge needs to know of this one
 TIMESTEPS = "timesteps"
 FINAL_STATE = "final_state"

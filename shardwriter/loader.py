@@ -6,7 +6,8 @@ the master's index before it is read; a missing or replaced one raises.
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from shardwriter.across import Windows, concatenated, windows
 from shardwriter.errors import (
     ConfigError,
     EpisodeNotFound,
@@ -131,8 +133,7 @@ class ExperimentLoader:
         """
         if episode_id not in self._rows:
             raise EpisodeNotFound(episode_id, list(self._rows), self.path)
-        row = self._rows[episode_id]
-        return RecordedEpisode(int(episode_id), lambda _: self._shards.group(row))
+        return RecordedEpisode(int(episode_id), self._group)
 
     def get_metadata(self) -> dict[str, Any]:
         """Return the experiment's attributes."""
@@ -182,6 +183,100 @@ class ExperimentLoader:
     def get_network_structure(self) -> dict[str, Any]:
         """Return neurons, connections and initial weights as nested dicts of arrays."""
         return self._tree("network_structure")
+
+    def concat(
+        self,
+        field: str,
+        episodes: Sequence[int] | None = None,
+        start: int | None = None,
+        stop: int | None = None,
+    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Return a field of many episodes as one array, and where each episode starts in it.
+
+        Parameters
+        ----------
+        field
+            Table and column, such as ``behavior/position``.
+        episodes
+            Ids, in the order wanted; by default all.
+        start, stop
+            Bounds of timesteps in each episode.
+
+        Returns
+        -------
+        values : ndarray
+            (rows, *shape), those of the first episode first.
+        offsets : ndarray
+            (episodes + 1,) int64; episode ``i`` has rows ``offsets[i]`` to ``offsets[i + 1]``.
+
+        Raises
+        ------
+        EpisodeNotFound, FieldsDiffer, TooLarge, ConfigError
+            An id is unknown; the field is not of one form; it does not fit into memory; no
+            episode has it.
+        """
+        return concatenated(self._group, field, self._chosen(episodes), start, stop)
+
+    def iter_windows(
+        self,
+        length: int,
+        stride: int,
+        fields: Sequence[str],
+        *,
+        episodes: Sequence[int] | None = None,
+        shuffle: bool = True,
+        seed: int = 0,
+        batch_size: int = 256,
+        buffer_mb: float = 256,
+    ) -> Iterator[Windows]:
+        """Yield batches of windows of consecutive rows, for training.
+
+        Parameters
+        ----------
+        length, stride
+            Rows of a window, and from the start of one to that of the next.
+        fields
+            Tables and columns with a row for the same timesteps.
+        episodes
+            Ids; by default all.
+        shuffle
+            Draw windows of many episodes in random order, else in order.
+        seed
+            Of that order.
+        batch_size
+            Windows in a batch; the last may have fewer.
+        buffer_mb
+            Bound on what is held to draw from, in MB (10^6 bytes).
+
+        Yields
+        ------
+        dict
+            Each field as (batch, length, *shape), ``episode`` and ``start``, the window's first
+            row, as (batch,).
+
+        Raises
+        ------
+        EpisodeNotFound, FieldsDiffer, ConfigError
+            An id is unknown; a field is not of one form; an option has a value it cannot have.
+        """
+        for name, value in (("length", length), ("stride", stride), ("batch_size", batch_size)):
+            if value < 1:
+                raise ConfigError(name, "an int above 0", value)
+        if not fields:
+            raise ConfigError("fields", "at least one", fields)
+        size = int(buffer_mb * 1e6)
+        ids, chance = self._chosen(episodes), seed if shuffle else None
+        return windows(self._group, fields, ids, length, stride, batch_size, chance, size)
+
+    def _chosen(self, episodes: Sequence[int] | None) -> list[int]:
+        ids = list(self._rows) if episodes is None else [int(i) for i in episodes]
+        for episode in ids:
+            if episode not in self._rows:
+                raise EpisodeNotFound(episode, list(self._rows), self.path)
+        return [episode for episode in ids if self._has(episode)]
+
+    def _group(self, episode: int) -> AbstractContextManager[h5py.Group]:
+        return self._shards.group(self._rows[episode])
 
     def _tree(self, name: str) -> dict[str, Any]:
         if name not in self._file:

@@ -181,12 +181,12 @@ def _ratios(sealed: list[Sealed]) -> dict[str, float]:
 def performance_text(stats: Mapping[str, Any]) -> str:
     """Write what ``stats`` returned as lines for people."""
     overall, pressure, writer = stats["overall"], stats["back_pressure"], stats["writer"]
+    rate = f"{overall['rows_per_s']:,.0f} rows/s, {overall['mb_per_s']:.1f} MB/s"
+    high_water = f"{pressure['slots_high_water']:.0%} of the slots"
     lines = [
-        f"  rate        {overall['rows_per_s']:,.0f} rows/s, {overall['mb_per_s']:.1f} MB/s over "
-        f"{overall['seconds']:.1f} s",
+        f"  rate        {rate} over {overall['seconds']:.1f} s",
         f"  writers     {writer['utilisation']:.0%} busy ({writer['busy_s']:.2f} s)",
-        f"  blocked     {pressure['blocked_s']:.3f} s on full slots "
-        f"(high water {pressure['slots_high_water']:.0%} of the slots)",
+        f"  blocked     {pressure['blocked_s']:.3f} s on full slots (high water {high_water})",
     ]
     for name, times in stats["operations"].items():
         if times["count"]:

@@ -37,7 +37,7 @@ from shardwriter.untrusted import (
     open_child,
 )
 
-__all__ = ["RecordedEpisode"]
+__all__ = ["RecordedEpisode", "timestep_rows"]
 
 Array = np.ndarray[Any, Any]
 Columns = dict[str, Array]
@@ -154,7 +154,7 @@ class RecordedEpisode:
                 columns: Columns = {TIMESTEPS: np.zeros(0, np.int64)}
                 return columns | {key: np.zeros(0, dtype) for key, dtype in empty.items()}
             table = _safe_table(path, group, name)
-            rows, chosen = _window(table[TIMESTEPS], start, stop)
+            rows, chosen = timestep_rows(table[TIMESTEPS], start, stop)
             check_memory(path, name, _row_bytes(table) * (rows.stop - rows.start))
             return {key: _read(table[key], rows, chosen) for key in [TIMESTEPS, *_others(table)]}
 
@@ -201,7 +201,7 @@ def _others(table: h5py.Group) -> Iterator[str]:
     return (key for key in table if key != TIMESTEPS)
 
 
-def _window(
+def timestep_rows(
     timesteps: h5py.Dataset, start: int | None, stop: int | None
 ) -> tuple[slice, Array | None]:
     """Return the rows of a window of timesteps, and which of them where they are not sorted."""

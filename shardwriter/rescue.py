@@ -6,14 +6,12 @@ Invariant: only what the part itself shows to be sound goes into the shard.
 from datetime import UTC, datetime
 from typing import Any
 
-import h5py
-
 from shardwriter.compression import Compression
 from shardwriter.errors import ShardDamaged
 from shardwriter.groups import write_attributes
 from shardwriter.journal import replay
 from shardwriter.layout import BEHAVIOR, NEURAL_STATES, REWARDS, SPIKES, EpisodePaths, episode_group
-from shardwriter.salvage import check_opens, is_sealed, part_tables, salvage, set_aside
+from shardwriter.salvage import check_opens, is_sealed, opened, part_tables, salvage, set_aside
 from shardwriter.shard import Shard, create, publish
 from shardwriter.writer import Sealed, finished
 
@@ -65,7 +63,7 @@ def _copy(paths: EpisodePaths) -> dict[str, int]:
 
 
 def _attributes(paths: EpisodePaths, shard: Shard, rows: dict[str, int]) -> dict[str, Any]:
-    with h5py.File(paths.part, "r", libver="latest", swmr=True, locking=False) as part:
+    with opened(paths.part) as part:
         known = dict(part[episode_group(paths.episode)].attrs)
     rewards = shard.group[REWARDS]["values"][()].tolist() if REWARDS in rows else []
     now = datetime.now(UTC).isoformat()

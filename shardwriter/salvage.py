@@ -7,22 +7,27 @@ compressed; the part stays what it was until that file takes its name.
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from shardwriter.errors import ShardDamaged
+from shardwriter.journal import Overlay
 from shardwriter.layout import DAMAGED, EVENTS, TABLES, TIMESTEPS, episode_group
+from shardwriter.lookup3 import lookup3
 from shardwriter.schema import Column, Table
 from shardwriter.shard import Shard
 
-__all__ = ["check_opens", "is_sealed", "part_tables", "salvage", "set_aside"]
+__all__ = ["check_opens", "is_sealed", "opened", "part_tables", "salvage", "set_aside"]
+
+_SUPERBLOCK_BYTES = 48
 
 
 def check_opens(part: Path, episode: int) -> None:
     """Raise ShardDamaged for a part of which nothing can be read."""
-    with _opened(part) as file:
+    with opened(part) as file:
         try:
             file[episode_group(episode)].attrs.keys()
         except (OSError, KeyError, RuntimeError) as error:
@@ -31,7 +36,7 @@ def check_opens(part: Path, episode: int) -> None:
 
 def is_sealed(part: Path, episode: int) -> bool:
     """Tell whether a part was completed and only lacks its final name."""
-    with _opened(part) as file:
+    with opened(part) as file:
         return "status" in file[episode_group(episode)].attrs
 
 
@@ -56,7 +61,7 @@ def salvage(part: Path, target: Shard, table: Table, *, whole: bool = True) -> i
     int
         The number of leading chunks that every column has whole and sound.
     """
-    with _opened(part) as file:
+    with opened(part) as file:
         try:
             group = file[f"{target.group.name}/{table.name}"]
             sources = [group[column.name] for column in table.columns if column.name in group]
@@ -74,7 +79,7 @@ def salvage(part: Path, target: Shard, table: Table, *, whole: bool = True) -> i
 
 def part_tables(part: Path, episode: int) -> list[Table]:
     """Return the tables that a part has, with the columns that it has."""
-    with _opened(part) as file:
+    with opened(part) as file:
         group = file[episode_group(episode)]
         return [_table(name, group[name]) for name in _table_names(group)]
 
@@ -152,8 +157,46 @@ def _table(name: str, group: h5py.Group) -> Table:
     return Table(name, tuple(columns), int(group[TIMESTEPS].chunks[0]))
 
 
-def _opened(part: Path) -> h5py.File:
+@contextmanager
+def opened(part: Path) -> Iterator[h5py.File]:
+    """Open a part that nobody writes any more.
+
+    HDF5 would open what a killed SWMR writer left only for SWMR reading, and that reads damaged
+    metadata again and again, for hours. So it is shown the file with the mark of an open writer
+    taken off its superblock; the file itself stays as it is.
+
+    Raises
+    ------
+    ShardDamaged
+        HDF5 cannot open it.
+    """
+    overlay = Overlay(part)
     try:
-        return h5py.File(part, "r", libver="latest", swmr=True, locking=False)
-    except OSError as error:
-        raise ShardDamaged(part, "superblock", f"the part cannot be opened: {error}") from error
+        try:
+            _unmark(overlay)
+            file = h5py.File(overlay, "r")
+        except (OSError, ValueError) as error:
+            raise ShardDamaged(part, "superblock", f"the part cannot be opened: {error}") from error
+        with file:
+            yield file
+    finally:
+        overlay.close()
+
+
+def _unmark(overlay: Overlay) -> None:
+    """Take the open writer's mark off a version 3 superblock (HDF5 file format, II.A)."""
+    head = bytearray(_SUPERBLOCK_BYTES)
+    size = overlay.seek(0, os.SEEK_END)
+    overlay.seek(0)
+    overlay.readinto(memoryview(head))
+    if head[:9] != b"\x89HDF\r\n\x1a\n\x03":
+        raise ValueError("it does not begin with an HDF5 superblock of version 3")
+    stored = int.from_bytes(head[44:48], "little")
+    if stored != lookup3(bytes(head[:44])):
+        raise ValueError("its superblock fails its checksum")
+    head[11] = 0
+    head[44:48] = lookup3(bytes(head[:44])).to_bytes(4, "little")
+    overlay.seek(0)
+    overlay.write(memoryview(bytes(head)))
+    # A writer reserves more than it has written when it is killed.
+    overlay.truncate(max(size, int.from_bytes(head[28:36], "little")))

@@ -70,8 +70,22 @@ class _StoredColumn:
     name: str
     dataset: h5py.Dataset
     codec: ColumnCodec
+    rows: int  # of the dataset; asking HDF5 costs as much as writing a small chunk
+    chunk_rows: int
+    row_shape: tuple[int, ...]
     digests: dict[int, int] = field(default_factory=dict)
     spans: dict[int, tuple[int, int, bool]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, name: str, dataset: h5py.Dataset, codec: ColumnCodec) -> "_StoredColumn":
+        """Return the column of a dataset that was just created."""
+        return cls(name, dataset, codec, len(dataset), dataset.chunks[0], dataset.shape[1:])
+
+    def grow(self, rows: int) -> None:
+        """Make the dataset at least so long."""
+        if rows > self.rows:
+            self.dataset.id.set_extent((rows, *self.row_shape))
+            self.rows = rows
 
     def note(self, chunk: int, values: Array) -> None:
         """Take note of a chunk's rows: their CRC-32, and of timesteps their order."""
@@ -135,13 +149,13 @@ class Shard:
         """
         group = self.group.require_group(table.name)
         columns = self._tables.setdefault(table.name, [])
-        first = len(columns[0].dataset) if columns else 0
+        first = columns[0].rows if columns else 0
         chunk_rows = table.rows_per_chunk if rows is None else min(table.rows_per_chunk, rows)
         for i in range(len(columns), len(table.columns)):
             column = table.columns[i]
             codec = self._codec(table.name, column, None if sample is None else sample[i])
             dataset = _create_column(group, column, max(chunk_rows, 1), first, codec)
-            columns.append(_StoredColumn(column.name, dataset, codec))
+            columns.append(_StoredColumn.of(column.name, dataset, codec))
 
     def adopt(self, table: Table, source: h5py.Group) -> None:
         """Create the datasets that another file's table has, with the same filters."""
@@ -152,7 +166,7 @@ class Shard:
             codec = ColumnCodec(Pipeline.of(given), given.attrs.get("precision"))
             first = int(given.attrs.get("first_row", 0))
             dataset = _create_column(group, column, given.chunks[0], first, codec)
-            columns.append(_StoredColumn(column.name, dataset, codec))
+            columns.append(_StoredColumn.of(column.name, dataset, codec))
 
     def _codec(self, table: str, column: Column, sample: Array | None) -> ColumnCodec:
         key = (table, column.name)
@@ -183,11 +197,9 @@ class Shard:
         """
         for column, block in zip(self._tables[table], blocks, strict=True):
             dataset = column.dataset
-            chunk_rows = dataset.chunks[0]
-            start = chunk * chunk_rows
-            if len(dataset) < start + rows:
-                dataset.resize(start + rows, axis=0)
-            if dataset.size == 0:
+            start = chunk * column.chunk_rows
+            column.grow(start + rows)
+            if 0 in column.row_shape:
                 continue
             values = np.ascontiguousarray(column.codec.rounded(block[:rows]))
             column.note(chunk, values)
@@ -195,7 +207,7 @@ class Shard:
                 dataset[start : start + rows] = values.view(dataset.dtype)  # text is UTF-8
                 continue
             origin = (start,) + (0,) * (block.ndim - 1)
-            data = column.codec.encode(_filled(values, chunk_rows))
+            data = column.codec.encode(_filled(values, column.chunk_rows))
             dataset.id.write_direct_chunk(origin, data)
 
     def copy_chunk(self, table: str, column: int, chunk: int, source: h5py.Dataset) -> None:
@@ -203,8 +215,7 @@ class Shard:
         stored = self._tables[table][column]
         rows = source.chunks[0]
         start = chunk * rows
-        if len(stored.dataset) < start + rows:
-            stored.dataset.resize(start + rows, axis=0)
+        stored.grow(start + rows)
         if source.size == 0:
             return
         origin = (start,) + (0,) * (source.ndim - 1)
@@ -216,13 +227,14 @@ class Shard:
         """Set the number of rows of every column of a table, whole chunks of it."""
         for column in self._tables[table]:
             column.dataset.resize(rows, axis=0)
-            chunks = rows // column.dataset.chunks[0]
+            column.rows = rows
+            chunks = rows // column.chunk_rows
             column.digests = {i: crc for i, crc in column.digests.items() if i < chunks}
             column.spans = {i: span for i, span in column.spans.items() if i < chunks}
 
     def rows(self) -> dict[str, int]:
         """Return the number of rows of each table."""
-        return {name: len(columns[0].dataset) for name, columns in self._tables.items()}
+        return {name: columns[0].rows for name, columns in self._tables.items()}
 
     def column_bytes(self) -> tuple[dict[str, int], dict[str, int]]:
         """Return the raw and the stored bytes of each column, by ``table/column``."""

@@ -61,7 +61,7 @@ class TimestepLog:
         self._spikes: TableLog | None = None
         self._rewards: TableLog | None = None
 
-    def log(
+    def log(  # noqa: C901  (every function called here costs the simulation as much as a field)
         self,
         timestep: Any,
         neural_state: Mapping[str, Any] | None,

@@ -37,9 +37,9 @@ class Sealed:
     ``raw_bytes`` and ``stored_bytes`` are those of each column, before and after compression;
     ``busy_s`` is what the writer worked of the ``open_s`` that it had the episode, ``blocked_s``
     what logging waited for free slots, ``slots_high_water`` the largest part of a table's slots
-    that waited to be written. ``rows`` counts the rows of each table in the shard; ``lost`` those that were committed but
-    could not be found, which only damaged files bring about, and ``damage`` says which. A table
-    whose loss cannot be counted has -1 there.
+    that waited to be written. ``rows`` counts the rows of each table in the shard; ``lost``
+    those that were committed but could not be found, which only damaged files bring about, and
+    ``damage`` says which. A table whose loss cannot be counted has -1 there.
     """
 
     episode: int
@@ -110,6 +110,8 @@ class EpisodeWriter:
         self._is_recovery = is_recovery
         self._kept: dict[str, int] = {}  # rows of the tables of which not all are sound
         self._part_only: dict[str, int] = {}  # rows of tables that the buffer does not know
+        self._in_part: dict[str, int] = {}  # whole chunks that were found in a part
+        self._only_in_part: set[tuple[str, int]] = set()  # of them, those with a damaged slot
         self._damage: list[str] = []
         self._flushed: dict[str, int] = {}  # rows of each table when `flush` last wrote
         self._read_records()
@@ -280,6 +282,8 @@ class EpisodeWriter:
         table = self._tables[name].table
         rows = self._rows(name)
         for chunk in range(self._written.get(name, 0), -(-rows // table.rows_per_chunk)):
+            if (name, chunk) in self._only_in_part:
+                continue
             count = min(table.rows_per_chunk, rows - chunk * table.rows_per_chunk)
             self._write_chunk(shard, name, chunk, count)
 
@@ -348,7 +352,8 @@ class EpisodeWriter:
                 kept = 0
             self._go_on_from(name, kept)
             if name == REWARDS:
-                self._rewards = shard.sums(name, 1, self._written[name])
+                self._rewards = shard.sums(name, 1, kept)
+            self._in_part[name] = kept
         if readable:
             for table in part_tables(paths.part, self.episode):
                 if table.name not in self._tables:  # its record is damaged
@@ -405,7 +410,11 @@ class EpisodeWriter:
             if name not in self._written:
                 self._go_on_from(name, 0)
             for chunk in range(self._written[name], self._rows(name) // rows):
-                if not slots.is_intact(chunk):
+                if slots.is_intact(chunk):
+                    continue
+                if chunk < self._in_part.get(name, 0):
+                    self._only_in_part.add((name, chunk))
+                else:
                     self._damage.append(f"{self._paths.buffer}: {name}: chunk {chunk} has changed")
                     self._kept[name] = chunk * rows
                     break

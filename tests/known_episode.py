@@ -84,14 +84,18 @@ class KnownEpisode:
         """Log everything, one timestep a call."""
         episode.log_static_data("maze", self.static())
         for t in range(self.steps):
-            episode.log_timestep(
-                int(self.arrays["timesteps"][t]),
-                self.neural_state(t),
-                self.arrays["spikes"][t],
-                self.behavior(t),
-                self.arrays["reward"][t],
-            )
-            self._log_rest(episode, t)
+            self.log_step(episode, t)
+
+    def log_step(self, episode: Episode, t: int) -> None:
+        """Log everything of one timestep."""
+        episode.log_timestep(
+            int(self.arrays["timesteps"][t]),
+            self.neural_state(t),
+            self.arrays["spikes"][t],
+            self.behavior(t),
+            self.arrays["reward"][t],
+        )
+        self._log_rest(episode, t)
 
     def log_in_blocks(self, episode: Episode, size: int = 7_000) -> None:
         """Log everything, many timesteps a call."""

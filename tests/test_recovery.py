@@ -274,11 +274,25 @@ def test_a_flipped_byte_in_the_part_ends_the_prefix(directory: Path) -> None:
 
 
 @pytest.mark.leaves_unfinished
+def flip_in_slot(buffer: Path, first: int) -> None:
+    rows = np.arange(first, first + CHUNK, dtype=np.float64)
+    flip(buffer, buffer.read_bytes().index(rows.tobytes()) + 8)
+
+
+def test_a_flipped_byte_in_a_slot_is_mended_from_the_part(directory: Path) -> None:
+    record_and_die(directory, 250)
+    flip_in_slot(EpisodePaths(directory, 0).buffer, 100)
+    [result] = recover(directory)
+    assert exit_code([result]) == 0
+    np.testing.assert_array_equal(recovered_x(directory), np.arange(250))
+
+
+@pytest.mark.leaves_unfinished
 def test_a_flipped_byte_in_a_full_slot_is_noticed(directory: Path) -> None:
     record_and_die(directory, 250)
-    buffer = EpisodePaths(directory, 0).buffer
-    at = buffer.read_bytes().index(np.arange(100, 200, dtype=np.float64).tobytes())
-    flip(buffer, at + 8)
+    paths = EpisodePaths(directory, 0)
+    paths.part.unlink()
+    flip_in_slot(paths.buffer, 100)
     [result] = recover(directory)
     assert exit_code([result]) == 3
     assert "chunk 1 has changed" in str(result)
@@ -326,9 +340,7 @@ def test_the_command_prints_a_line_per_episode(
     record_and_die(directory, 250)
     assert main(["recover", str(directory)]) == 0
     out = capsys.readouterr().out
-    assert out == (
-        "episode 0: recovered as interrupted: behavior 250, rewards 250; lost: 0\n"
-    )
+    assert out == ("episode 0: recovered as interrupted: behavior 250, rewards 250; lost: 0\n")
     assert main(["recover", str(directory)]) == 0
     assert capsys.readouterr().out == "nothing to recover\n"
 
@@ -381,13 +393,14 @@ def test_a_published_shard_is_not_touched_by_its_own_leftovers(directory: Path) 
 
 def test_a_recovery_waits_for_another(directory: Path) -> None:
     record_and_die(directory, 250)
-    script = f"from pathlib import Path; from shardwriter.recovery import recover; " \
-        f"print(len(recover(Path({str(directory)!r}))))"
+    script = (
+        "import sys; from pathlib import Path; from shardwriter.recovery import recover; "
+        "print(len(recover(Path(sys.argv[1]))))"
+    )
     both = [
-        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) for _ in range(2)
+        subprocess.Popen([sys.executable, "-c", script, directory], stdout=subprocess.PIPE)
+        for _ in range(2)
     ]
     found = sorted(int(process.communicate()[0]) for process in both)
     assert found == [0, 1]
     np.testing.assert_array_equal(recovered_x(directory), np.arange(250))
-
-

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import hdf5plugin  # noqa: F401  (registers the filters that HDF5 does not have)
 import psutil
+from crash.known import ACK, Acks, check
 
 from merge import merge_experiment
 from shardwriter.instants import INSTANTS
 from shardwriter.recovery import exit_code, recover
-from tests.crash.known import ACK, Acks, check
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -73,6 +73,11 @@ class Trial:
     nth: int = 1
     seed: int = 0
 
+    @property
+    def kills(self) -> int:
+        """Times that something is killed: a recovery or merge needs something to be left."""
+        return 2 if self.role in ("recover", "merge") else 1
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -120,7 +125,9 @@ class Session:
         if instant != RANDOM:
             self.fuse.touch()
             environment["CRASH_PLAN"] = json.dumps({**plan, "fuse": str(self.fuse)})
-        environment["PYTHONPATH"] = os.pathsep.join([str(HERE / "site"), str(ROOT)])
+        environment["PYTHONPATH"] = os.pathsep.join(
+            [str(HERE / "site"), str(HERE.parent), str(ROOT)]
+        )
         self._main = subprocess.Popen(
             [sys.executable, str(HERE / script), argument],
             env=environment,
@@ -208,14 +215,13 @@ def run_trial(folder: Path, trial: Trial) -> Outcome:
             outcome = _run(trial_session, trial)
         except Exception as problem:
             rows = sum(sum(counts.values()) for counts in trial_session.acks.values())
-            return Outcome(1, rows, f"{type(problem).__name__}: {problem}")
+            return Outcome(trial.kills, rows, f"{type(problem).__name__}: {problem}")
     shutil.rmtree(folder)
     return outcome
 
 
 def _run(run: Session, trial: Trial) -> Outcome:
     rng = random.Random(trial.seed)
-    kills = 1
     if trial.role in ("recover", "merge"):
         run.record("main", "slot sent", rng.randint(40, 120))
         assert run.wait() == -signal.SIGKILL, "the recording was not killed"
@@ -225,7 +231,6 @@ def _run(run: Session, trial: Trial) -> Outcome:
         if trial.instant == RANDOM:
             time.sleep(rng.uniform(0.3, 1.0))
             _kill(run, "main", "alone", rng)
-        kills += 1
         code = run.wait()
     else:
         run.record(trial.role, trial.instant, trial.nth)
@@ -242,7 +247,7 @@ def _run(run: Session, trial: Trial) -> Outcome:
     merge_experiment(run.directory)
     rows = check(run.directory, run.acks, trial.shape, is_finished)
     _check_nothing_left(run)
-    return Outcome(kills, rows)
+    return Outcome(trial.kills, rows)
 
 
 _SCRIPTS = {"recover": "recovering.py", "merge": "merging.py"}
@@ -272,17 +277,19 @@ def _check_nothing_left(run: Session) -> None:
     assert not buffers, f"left over: {buffers}"
 
 
+NAMED = [
+    (mode, role, instant)
+    for (role, mode), instants in REACHED.items()
+    for instant in [*instants, RANDOM, RANDOM]
+]
+NAMED += [("workers", "main", RANDOM)] * 3
+N_NAMED = len(NAMED)
+
+
 def trials(rng: random.Random) -> Iterator[Trial]:
-    """Return trials without end: every instant in turn, every second one at random."""
+    """Return trials without end: every named instant of every process in turn."""
     while True:
-        named = [
-            (mode, role, instant)
-            for (role, mode), instants in REACHED.items()
-            for instant in [*instants, RANDOM]
-        ]
-        named += [("workers", "main", RANDOM)]
-        rng.shuffle(named)
-        for mode, role, instant in named:
+        for mode, role, instant in rng.sample(NAMED, N_NAMED):
             yield _drawn(mode, role, instant, rng)
 
 
@@ -301,7 +308,10 @@ def _drawn(mode: str, role: str, instant: str, rng: random.Random) -> Trial:
         shape=rng.choice(shapes),
         compression=rng.choice(["gzip", "gzip", None, "lzf", "zstd", "lz4", "blosc"]),
         buffer_elsewhere=rng.random() < 0.3,
-        nth=rng.randint(1, 9) if instant not in RARE else rng.randint(1, 2) if role == "main" else 1,
+        nth=rng.randint(1, 9)
+        if instant not in RARE
+        else rng.randint(1, 2)
+        if role == "main"
+        else 1,
         seed=rng.randrange(1 << 30),
     )
-

@@ -3,8 +3,6 @@
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).parents[2])
-
 from merge import merge_experiment
 
 merge_experiment(Path(sys.argv[1]))

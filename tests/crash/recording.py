@@ -5,12 +5,11 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+from crash.known import Log
 
 from shardwriter.config import RecorderConfig
-from shardwriter.engines import run_local
+from shardwriter.engines.local import run_local
 from shardwriter.recorder import Recorder
-from tests.crash.known import Log
 
 
 def main(trial: dict) -> None:

@@ -8,9 +8,9 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
-from tests.crash.harness import Outcome, Trial, run_trial, trials
+from crash.harness import Outcome, Trial, run_trial, trials  # noqa: E402
 
 
 def main() -> int:
@@ -39,8 +39,10 @@ def main() -> int:
             break
     print(matrix(done))
     failed = sum(outcome.problem is not None for _, outcome in done)
-    print(f"\n{kills} kills in {time.monotonic() - start:.0f} s, seed {options.seed}; "
-          f"{failed} trials with lost, invented or left-over data")
+    print(
+        f"\n{kills} kills in {time.monotonic() - start:.0f} s, seed {options.seed}; "
+        f"{failed} trials with lost, invented or left-over data"
+    )
     if not failed:
         folder.rmdir()
     return 1 if failed else 0
@@ -55,10 +57,9 @@ def matrix(done: list[tuple[Trial, Outcome]]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for (role, mode, instant), outcomes in sorted(cells.items()):
-        lines.append(
-            f"| {role} | {mode} | {instant} | {sum(o.kills for o in outcomes)} "
-            f"| {sum(o.rows for o in outcomes):,} | {sum(o.problem is not None for o in outcomes)} |"
-        )
+        kills, rows = sum(o.kills for o in outcomes), sum(o.rows for o in outcomes)
+        bad = sum(o.problem is not None for o in outcomes)
+        lines.append(f"| {role} | {mode} | {instant} | {kills} | {rows:,} | {bad} |")
     return "\n".join(lines)
 
 

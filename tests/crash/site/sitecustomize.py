@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 
 ROLES = {
     "shardwriter.writer_server": "writer",
@@ -25,8 +26,8 @@ def other_process() -> int:
         return os.getppid()
     children = [
         int(pid)
-        for task in os.listdir("/proc/self/task")
-        for pid in open(f"/proc/self/task/{task}/children").read().split()
+        for children in Path("/proc/self/task").glob("*/children")
+        for pid in children.read_text().split()
     ]
     return children[0] if children else os.getpid()
 

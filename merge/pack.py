@@ -1,0 +1,308 @@
+"""Packing: many shards into one self-contained file, or into few shards, and back.
+
+Compressed chunks are copied as they are. Invariant: the originals are only read; what is made
+has a hidden name until it is complete and its digests were found right.
+"""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import h5py
+from filelock import FileLock
+from h5py import h5g, h5o
+from tqdm.auto import tqdm
+
+from merge.describing import describe_all
+from merge.master import merge_experiment
+from merge.master_file import MasterWriter, open_master
+from merge.plan import EpisodePlan, MasterPlan, index_of, plan
+from merge.sources import Sources, check_name
+from merge.verify import read_index, verify
+from shardwriter.errors import ConfigError, ExperimentNotFound, ShardDamaged
+from shardwriter.layout import (
+    ATTRIBUTES,
+    CHECKPOINTS,
+    CONFIG_JSON,
+    EPISODES,
+    EXPERIMENT,
+    FORMAT,
+    FORMAT_VERSION,
+    INDEX,
+    MERGE,
+    SHARDS,
+    EpisodePaths,
+    episode_shards,
+    pack_name,
+)
+from shardwriter.shard import create, publish
+from shardwriter.shard_description import describe
+from shardwriter.untrusted import check_tree, entries, opened, read_attributes_of
+
+__all__ = ["pack", "pack_shards", "unpack"]
+
+
+def pack(directory: Path, output: Path, *, progress: bool = False) -> Path:
+    """Write an experiment into one file of the master's layout that needs no other.
+
+    Parameters
+    ----------
+    directory
+        The experiment's directory.
+    output
+        The file; it must not exist.
+    progress
+        Show a progress bar.
+
+    Raises
+    ------
+    ExperimentNotFound, ShardDamaged, FormatError
+        The experiment is none, or a shard cannot be read.
+    ConfigError
+        `output` exists.
+    """
+    target = _new(output)
+    sources = Sources.of([directory], target)
+    planned = _planned(sources, progress)
+    temporary = target.with_name(f".{target.name}.tmp")
+    with _removed_unless_done(temporary):
+        _write_pack(temporary, planned.episodes, sources, progress)
+        _check(temporary, [each.episode for each in planned.episodes], progress)
+        publish(temporary, target)
+    return target
+
+
+def pack_shards(directory: Path, output: Path, shards: int, *, progress: bool = False) -> Path:
+    """Write an experiment anew with fewer shards, each of many episodes, and merge it.
+
+    Parameters
+    ----------
+    directory
+        The experiment's directory.
+    output
+        The new experiment's directory; it must not exist.
+    shards
+        The number of shards.
+    progress
+        Show a progress bar.
+
+    Raises
+    ------
+    ExperimentNotFound, ShardDamaged, FormatError
+        The experiment is none, or a shard cannot be read.
+    ConfigError
+        `output` exists, or `shards` is not above 0.
+    """
+    if shards < 1:
+        raise ConfigError("shards", "a number above 0", shards)
+    target = _new(output)
+    sources = Sources.of([directory], target / INDEX)
+    episodes = _planned(sources, progress).episodes
+    temporary = target.with_name(f".{target.name}.tmp")
+    with _removed_unless_done(temporary):
+        (temporary / SHARDS).mkdir(parents=True)
+        _copy_own_files(sources.directories[0], temporary)
+        size = max(1, -(-len(episodes) // shards))
+        for number, first in enumerate(range(0, len(episodes), size)):
+            part = episodes[first : first + size]
+            path = temporary / SHARDS / pack_name(number)
+            _write_pack(path, part, None, progress)
+            _check(path, [each.episode for each in part], progress)
+        temporary.rename(target)
+    merge_experiment(target)
+    return target
+
+
+def unpack(source: Path, output: Path, *, progress: bool = False) -> Path:
+    """Write a packed file, or an experiment of packed shards, as one of a shard per episode.
+
+    Parameters
+    ----------
+    source
+        A file from ``pack``, or a directory from ``pack_shards``.
+    output
+        The new experiment's directory; it must not exist.
+    progress
+        Show a progress bar.
+
+    Raises
+    ------
+    ExperimentNotFound, ShardDamaged, FormatError
+        The source is none, or cannot be read.
+    ConfigError
+        `output` exists.
+    """
+    target = _new(output)
+    source = Path(os.path.abspath(source))
+    packs = episode_shards(source) if source.is_dir() else [source]
+    if not packs or not source.exists():
+        raise ExperimentNotFound(source, "a packed file or experiment", "check the path")
+    temporary = target.with_name(f".{target.name}.tmp")
+    with _removed_unless_done(temporary):
+        (temporary / SHARDS).mkdir(parents=True)
+        if source.is_dir():
+            _copy_own_files(source, temporary)
+        else:
+            _unpack_own_files(source, temporary)
+        bar = tqdm(desc="unpack", unit="episode", disable=not progress)
+        with bar:
+            for path in packs:
+                _unpack_episodes(path, temporary, bar)
+        temporary.rename(target)
+    merge_experiment(target)
+    return target
+
+
+def _new(output: Path) -> Path:
+    target = Path(os.path.abspath(output))
+    if target.exists():
+        raise ConfigError("output", "a path that does not exist", str(target))
+    if not target.parent.is_dir():
+        raise ConfigError("output", "a path in an existing directory", str(target))
+    return target
+
+
+@contextmanager
+def _removed_unless_done(temporary: Path) -> Iterator[None]:
+    """Clear what an earlier attempt left, and what this one leaves if it fails."""
+    _remove(temporary)
+    try:
+        yield
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        with suppress(FileNotFoundError):
+            path.unlink()
+
+
+def _planned(sources: Sources, progress: bool) -> MasterPlan:
+    directory = sources.directories[0]
+    (directory / EXPERIMENT).mkdir(exist_ok=True)
+    with FileLock(directory / EXPERIMENT / "merge.lock"):
+        files = sources.shards()
+        bar = tqdm(total=len(files), desc="read", unit="shard", disable=not progress)
+        with bar:
+            workers = len(os.sched_getaffinity(0))
+            shards = describe_all([file.path for file in files], workers, bar.update)
+        for shard in shards:
+            check_name(shard)
+        return plan(shards, [""] * len(shards))
+
+
+def _write_pack(
+    path: Path, episodes: Sequence[EpisodePlan], sources: Sources | None, progress: bool
+) -> None:
+    """Write episodes with all their data, and the experiment's own files where given."""
+    bar = tqdm(total=len(episodes), desc="pack", unit="episode", disable=not progress)
+    with bar, open_master(os.fspath(path), "w") as file:
+        writer = MasterWriter(file)
+        target = writer.group(file.id, EPISODES)
+        if sources is not None:
+            for place_name, own in sources.own_files(sources.directories[0]):
+                place = file.id if place_name == ATTRIBUTES else writer.group(file.id, place_name)
+                _copy_root(own, writer, h5g.open(place, b"."))
+        for key, value in (
+            ("format", FORMAT),
+            ("format_version", FORMAT_VERSION),
+            ("episode_count", len(episodes)),
+            ("end_time", datetime.now(UTC).isoformat()),
+            ("uuid", uuid.uuid4().hex),
+        ):
+            file.attrs[key] = value
+        for each in episodes:
+            with opened(each.shard.path) as source:
+                name = os.path.basename(each.group).encode()
+                h5o.copy(source, each.shard.group.encode(), target, name)
+            bar.update()
+        own_ids = [_packed(each) for each in episodes]
+        file.create_dataset(INDEX, data=index_of(own_ids), maxshape=(None,), chunks=(1024,))
+
+
+def _packed(each: EpisodePlan) -> EpisodePlan:
+    """Return what the index says of an episode that lies in the index's own file."""
+    return EpisodePlan(each.episode, replace(each.shard, episode=each.episode), "")
+
+
+def _copy_root(path: Path, writer: MasterWriter, target: h5g.GroupID) -> None:
+    with opened(path) as source:
+        writer.attributes(target, read_attributes_of(path, source))
+        check_tree(path, source)
+        for key in entries(path, source):
+            h5o.copy(source, key, target, key)
+
+
+def _check(path: Path, episodes: Sequence[int], progress: bool) -> None:
+    """Read a new file back, whole, and compare every column with its digest."""
+    report = verify(path, deep=True, expected=episodes, progress=progress)
+    if not report.is_sound:
+        raise ShardDamaged(path, "after packing", str(report.problems[0]))
+
+
+def _copy_own_files(source: Path, target: Path) -> None:
+    ignore = shutil.ignore_patterns("*.lock", ".*")
+    if (source / EXPERIMENT).is_dir():
+        shutil.copytree(source / EXPERIMENT, target / EXPERIMENT, ignore=ignore)
+    if (source / CONFIG_JSON).is_file():
+        shutil.copy2(source / CONFIG_JSON, target / CONFIG_JSON)
+
+
+def _unpack_own_files(path: Path, target: Path) -> None:
+    """Write the groups of a packed file's root as the files that they came from."""
+    root = target / EXPERIMENT
+    root.mkdir()
+    with opened(path) as source:
+        check_tree(path, source)
+        attributes = read_attributes_of(path, source)
+        for name in ("format", "format_version", "episode_count", "uuid"):
+            attributes.pop(name, None)
+        with h5py.File(root / f"{ATTRIBUTES}.h5", "w", libver=("v108", "v114")) as file:
+            MasterWriter(file).attributes(file["/"].id, attributes)
+        for key in entries(path, source):
+            name = os.fsdecode(key)
+            if name in (EPISODES, INDEX, MERGE):
+                continue
+            group = h5g.open(source, key)
+            if name != CHECKPOINTS:
+                _write_own_file(path, root / f"{name}.h5", group)
+                continue
+            (root / name).mkdir()
+            for checkpoint in entries(path, group):
+                own = root / name / f"{os.fsdecode(checkpoint)}.h5"
+                _write_own_file(path, own, h5g.open(group, checkpoint))
+
+
+def _write_own_file(path: Path, target: Path, group: h5g.GroupID) -> None:
+    with h5py.File(target, "w", libver=("v108", "v114")) as file:
+        MasterWriter(file).attributes(file["/"].id, read_attributes_of(path, group))
+        for key in entries(path, group):
+            h5o.copy(group, key, file.id, key)
+
+
+def _unpack_episodes(path: Path, target: Path, bar: "tqdm[Any]") -> None:
+    index = {row["episode_id"]: row for row in read_index(path)}
+    seen: set[str] = set()
+    with opened(path) as source:
+        for shard in describe(path):
+            paths = EpisodePaths(target, shard.episode)
+            with create(paths.temporary, shard.episode) as file:
+                given = index[shard.episode]["uuid"] if shard.episode in index else shard.uuid
+                if given not in seen:
+                    file.attrs["uuid"] = given
+                seen.add(given)
+                name = os.path.basename(shard.group).encode()
+                del file[shard.group]
+                h5o.copy(source, shard.group.encode(), file[EPISODES].id, name)
+            _check(paths.temporary, [shard.episode], progress=False)
+            publish(paths.temporary, paths.shard)
+            bar.update()

@@ -1,0 +1,237 @@
+"""Reading one field over many episodes.
+
+Invariant: memory is bounded by what is returned, or by the buffer given, and descriptors by the
+shards' cache, however many episodes there are.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from shardwriter.column_reader import read_rows
+from shardwriter.errors import ConfigError, FieldsDiffer
+from shardwriter.layout import TIMESTEPS
+from shardwriter.recorded_episode import timestep_rows
+from shardwriter.untrusted import check_column, check_memory, check_path
+
+__all__ = ["Windows", "concatenated", "windows"]
+
+Array = np.ndarray[Any, Any]
+Opened = Callable[[int], AbstractContextManager[h5py.Group]]
+Windows = dict[str, Array]
+
+
+def concatenated(
+    opened: Opened, field: str, episodes: Sequence[int], start: int | None, stop: int | None
+) -> tuple[Array, Array]:
+    """Return a field's rows of many episodes in one array, and where each episode starts.
+
+    Parameters
+    ----------
+    opened
+        Lends out an episode's group.
+    field
+        Table and column, as ``behavior/position``.
+    episodes
+        Ids, in the order wanted.
+    start, stop
+        Bounds of timesteps in each episode.
+    """
+    spans = [_span(opened, episode, field, start, stop) for episode in episodes]
+    offsets = np.zeros(len(episodes) + 1, np.int64)
+    np.cumsum([span.count for span in spans], out=offsets[1:])
+    there = [span for span in spans if span.dtype is not None]
+    if not there:
+        raise ConfigError("field", "a table and column of some episode", field)
+    first = there[0]
+    _check_alike(field, there)
+    check_memory(first.path, field, int(offsets[-1]) * first.row_bytes)
+    out = np.empty((int(offsets[-1]), *first.shape), first.dtype)
+    for i, span in enumerate(spans):
+        if span.count:
+            out[offsets[i] : offsets[i + 1]] = _rows(opened, field, span)
+    return out, offsets
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """Rows of one episode's field; without a dtype the episode has no such field."""
+
+    episode: int
+    path: Path
+    first: int = 0
+    count: int = 0
+    dtype: np.dtype[Any] | None = None
+    shape: tuple[int, ...] = ()
+    chosen: Array | None = None
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return math.prod(self.shape) * (self.dtype.itemsize if self.dtype else 0)
+
+
+def _span(opened: Opened, episode: int, field: str, start: int | None, stop: int | None) -> _Span:
+    table, _, column = field.rpartition("/")
+    with opened(episode) as group:
+        path = Path(group.file.filename)
+        if not table or field not in group:
+            return _Span(episode, path)
+        dataset = _dataset(path, group, field)
+        rows, chosen = slice(0, len(dataset)), None
+        if start is not None or stop is not None:
+            timesteps = _dataset(path, group, f"{table}/{TIMESTEPS}")
+            rows, chosen = timestep_rows(timesteps, start, stop)
+        count = rows.stop - rows.start if chosen is None else len(chosen)
+        shape = dataset.shape[1:]
+        return _Span(episode, path, rows.start, count, dataset.dtype, shape, chosen)
+
+
+def _dataset(path: Path, group: h5py.Group, place: str) -> h5py.Dataset:
+    check_path(path, group.id, place)
+    dataset = group[place]
+    check_column(path, dataset.id)
+    return dataset
+
+
+def _check_alike(field: str, spans: Sequence[_Span]) -> None:
+    first = spans[0]
+    for span in spans:
+        if (span.dtype, span.shape) != (first.dtype, first.shape):
+            forms = [f"{one.dtype} {one.shape}" for one in (first, span)]
+            raise FieldsDiffer(field, first.episode, forms[0], span.episode, forms[1])
+
+
+def _rows(opened: Opened, field: str, span: _Span) -> Array:
+    with opened(span.episode) as group:
+        dataset = group[field]
+        if span.chosen is None:
+            return read_rows(dataset, span.first, span.first + span.count)
+        last = span.first + int(span.chosen[-1]) + 1
+        return np.asarray(read_rows(dataset, span.first, last)[span.chosen])
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    """Rows of one episode that some windows lie in."""
+
+    episode: int
+    first: int
+    starts: Array  # of the windows, counted from `first`
+    rows: int
+
+
+def windows(
+    opened: Opened,
+    fields: Sequence[str],
+    episodes: Sequence[int],
+    length: int,
+    stride: int,
+    batch_size: int,
+    seed: int | None,
+    buffer_bytes: int,
+) -> Iterator[Windows]:
+    """Yield batches of windows of some fields; see ``ExperimentLoader.iter_windows``.
+
+    Shuffled windows are drawn from a buffer of segments of random episodes, so that memory
+    stays bounded; without a seed they come in order.
+    """
+    segments = list(_segments(opened, fields, episodes, length, stride, buffer_bytes))
+    rng = None if seed is None else np.random.default_rng(seed)
+    if rng is not None:
+        rng.shuffle(segments)  # type: ignore[arg-type]  # NumPy shuffles any sequence
+    waiting: Windows = {}
+    for group in _filled(segments, fields, opened, buffer_bytes):
+        drawn = _drawn(opened, fields, group, length, rng)
+        waiting = _joined(waiting, drawn)
+        count = len(waiting["episode"]) // batch_size * batch_size
+        for i in range(0, count, batch_size):
+            yield {name: values[i : i + batch_size] for name, values in waiting.items()}
+        waiting = {name: values[count:].copy() for name, values in waiting.items()}
+    if waiting and len(waiting["episode"]):
+        yield waiting
+
+
+def _segments(
+    opened: Opened,
+    fields: Sequence[str],
+    episodes: Sequence[int],
+    length: int,
+    stride: int,
+    buffer_bytes: int,
+) -> Iterator[_Segment]:
+    spans: dict[str, _Span] = {}
+    for episode in episodes:
+        found = [_span(opened, episode, field, None, None) for field in fields]
+        counts = {span.count for span in found}
+        if len(counts) > 1:
+            rows = ", ".join(f"{f}: {s.count}" for f, s in zip(fields, found, strict=True))
+            raise ConfigError("fields", "fields with a row for the same timesteps", rows)
+        for field, span in zip(fields, found, strict=True):
+            if span.dtype is not None:
+                _check_alike(field, [spans.setdefault(field, span), span])
+        row_bytes = max(1, sum(span.row_bytes for span in found))
+        starts = np.arange(0, counts.pop() - length + 1, stride)
+        # A window is held twice, in its segment and in its batch, and length/stride times.
+        copies = 1 + -(-length // stride)
+        per_segment = max(1, buffer_bytes // (4 * copies * row_bytes * stride))
+        for i in range(0, len(starts), per_segment):
+            part = starts[i : i + per_segment]
+            rows_needed = int(part[-1] - part[0]) + length
+            yield _Segment(episode, int(part[0]), part - part[0], rows_needed)
+
+
+def _filled(
+    segments: Sequence[_Segment], fields: Sequence[str], opened: Opened, buffer_bytes: int
+) -> Iterator[list[_Segment]]:
+    """Yield as many segments at a time as fit into the buffer."""
+    group: list[_Segment] = []
+    if not segments:
+        return
+    row_bytes = sum(_span(opened, segments[0].episode, f, None, None).row_bytes for f in fields)
+    held = 0
+    for segment in segments:
+        size = 2 * max(row_bytes, 1) * (segment.rows + len(segment.starts))
+        if group and held + size > buffer_bytes:
+            yield group
+            group, held = [], 0
+        group.append(segment)
+        held += size
+    yield group
+
+
+def _drawn(
+    opened: Opened,
+    fields: Sequence[str],
+    segments: Sequence[_Segment],
+    length: int,
+    rng: np.random.Generator | None,
+) -> Windows:
+    """Read segments, and return all their windows, shuffled if wanted."""
+    parts: dict[str, list[Array]] = {name: [] for name in ("episode", "start", *fields)}
+    for segment in segments:
+        parts["episode"].append(np.full(len(segment.starts), segment.episode, np.int64))
+        parts["start"].append(segment.starts + segment.first)
+        with opened(segment.episode) as group:
+            for field in fields:
+                last = segment.first + segment.rows
+                rows = read_rows(group[field], segment.first, last)
+                views = np.lib.stride_tricks.sliding_window_view(rows, length, axis=0)
+                parts[field].append(np.moveaxis(views[segment.starts], -1, 1))
+    together = {name: np.concatenate(values) for name, values in parts.items()}
+    if rng is None:
+        return together
+    order = rng.permutation(len(together["episode"]))
+    return {name: values[order] for name, values in together.items()}
+
+
+def _joined(first: Mapping[str, Array], second: Windows) -> Windows:
+    if not first or not len(first["episode"]):
+        return second
+    return {name: np.concatenate([first[name], second[name]]) for name in second}

@@ -1,0 +1,48 @@
+"""Jenkins' lookup3 hash, the checksum of HDF5's metadata.
+
+Invariant: equal to ``hashlittle(data, len(data), 0)`` of https://burtleburtle.net/bob/c/lookup3.c.
+"""
+
+__all__ = ["lookup3"]
+
+_MASK = 0xFFFFFFFF
+_MIX = ((0, 2, 1, 4), (1, 0, 2, 6), (2, 1, 0, 8), (0, 2, 1, 16), (1, 0, 2, 19), (2, 1, 0, 4))
+_FINAL = (
+    (2, 1, 14),
+    (0, 2, 11),
+    (1, 0, 25),
+    (2, 1, 16),
+    (0, 2, 4),
+    (1, 0, 14),
+    (2, 1, 24),
+)
+
+
+def lookup3(data: bytes) -> int:
+    """Return the 32-bit hash of some bytes, a few dozen of them: it is slow."""
+    state = [(0xDEADBEEF + len(data)) & _MASK] * 3
+    if not data:
+        return state[2]
+    last = (len(data) - 1) // 12
+    for block in range(last + 1):
+        words = data[12 * block : 12 * block + 12].ljust(12, b"\0")
+        for i in range(3):
+            word = int.from_bytes(words[4 * i : 4 * i + 4], "little")
+            state[i] = (state[i] + word) & _MASK
+        if block < last:
+            _mix(state)
+    for target, source, bits in _FINAL:
+        rotated = _rotated(state[source], bits)
+        state[target] = ((state[target] ^ state[source]) - rotated) & _MASK
+    return state[2]
+
+
+def _mix(state: list[int]) -> None:
+    for target, source, other, bits in _MIX:
+        difference = (state[target] - state[source]) & _MASK
+        state[target] = difference ^ _rotated(state[source], bits)
+        state[source] = (state[source] + state[other]) & _MASK
+
+
+def _rotated(value: int, bits: int) -> int:
+    return (value << bits | value >> (32 - bits)) & _MASK
