@@ -8,7 +8,6 @@ import os
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from merge.concatenated import check_descriptors, write_concatenated
 from merge.describing import describe_all
 from merge.differences import SchemaDifference, differences
 from merge.master_file import MasterWriter, open_master
+from merge.options import MergeOptions, MergeReport
 from merge.plan import EpisodePlan, check_expected, index_dtype, index_of, plan, renumbered
 from merge.previous import Notes, Previous, read_previous, schema_text
 from merge.sources import SourceFile, Sources, check_name
@@ -42,53 +42,10 @@ from shardwriter.shard import publish
 from shardwriter.shard_description import describe_tree
 from shardwriter.untrusted import entries, opened, read_attributes_of
 
-__all__ = ["MergeOptions", "MergeReport", "merge_experiment", "merge_experiments"]
+__all__ = ["merge_experiment", "merge_experiments"]
 
 _INDEX_CHUNK = 1024
 _MOST_REPLACED = 0.1  # a master of which more has changed is written anew
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MergeOptions:
-    """How to merge.
-
-    ``expected`` are the ids that have to be there; ``renumber`` gives colliding episodes new
-    ids; ``forget_missing`` drops episodes of the last master whose shards are gone; ``rebuild``
-    takes nothing over from it; ``concat`` adds datasets over all episodes; ``dry_run`` writes
-    nothing; ``workers`` read shards in parallel,
-    by default one for each core.
-    """
-
-    expected: range | None = None
-    renumber: bool = False
-    forget_missing: bool = False
-    rebuild: bool = False
-    concat: bool = False
-    dry_run: bool = False
-    workers: int | None = None
-    progress: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class MergeReport:
-    """What a merge did, or with ``dry_run`` would do.
-
-    ``added``, ``changed`` and ``removed`` are ids against the last master; ``renumbered`` maps
-    ids of the master to the shard and the id there.
-    """
-
-    path: Path
-    episodes: int
-    added: tuple[int, ...]
-    changed: tuple[int, ...]
-    removed: tuple[int, ...]
-    renumbered: dict[int, tuple[Path, int]]
-    differences: tuple[SchemaDifference, ...]
-
-    @property
-    def is_unchanged(self) -> bool:
-        """Tell whether every episode was in the last master already, as it is."""
-        return not (self.added or self.changed or self.removed)
 
 
 def merge_experiment(
@@ -271,6 +228,7 @@ class _Merge:
                 if e.episode != e.shard.episode
             },
             found,
+            Path(os.path.commonpath([self._sources.target.parent, *self._sources.directories])),
         )
 
     def _is_current(self, report: MergeReport) -> bool:

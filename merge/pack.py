@@ -290,7 +290,7 @@ def _write_own_file(path: Path, target: Path, group: h5g.GroupID) -> None:
 
 
 def _unpack_episodes(path: Path, target: Path, bar: "tqdm[Any]") -> None:
-    index = {row["episode_id"]: row for row in read_index(path)}
+    index = {row["episode_id"]: row for row in read_index(path) or ()}
     seen: set[str] = set()
     with opened(path) as source:
         for shard in describe(path):

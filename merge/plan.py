@@ -92,7 +92,7 @@ def renumbered(shards: Sequence[ShardDescription]) -> list[int]:
     return ids
 
 
-def check_expected(found: Sequence[int], expected: range) -> None:
+def check_expected(found: Sequence[int], expected: Sequence[int]) -> None:
     """Make sure that no episode is missing.
 
     Raises
@@ -108,7 +108,7 @@ def check_expected(found: Sequence[int], expected: range) -> None:
 
 def index_dtype(names: Sequence[str]) -> np.dtype[Any]:
     """Return the index's dtype, with room for the longest of the shards' names."""
-    width = max([len(name.encode()) for name in names], default=1)
+    width = max([len(name.encode()) for name in names], default=1) or 1
     fields = [
         (name, f"S{width}" if name == "shard" else INDEX_DTYPE[name])
         for name in INDEX_DTYPE.names or ()

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from merge.describing import describe_all
-from merge.master import MergeOptions, MergeReport, merge_experiments
+from merge.master import merge_experiments
+from merge.options import MergeOptions, MergeReport
 from merge.sources import Sources
 from merge.verify import read_index
 from shardwriter.errors import ExperimentNotFound, ShardsNotFound
@@ -44,7 +45,7 @@ def relink(master: Path, directories: Sequence[Path], *, progress: bool = False)
     paths = [file.path for file in sources.shards()]
     found = describe_all(paths, len(os.sched_getaffinity(0)))
     there = {(shard.uuid, shard.episode) for shard in found}
-    rows = read_index(master)
+    rows = read_index(master) or []
     lost = {
         row["episode_id"]: row["uuid"]
         for row in rows

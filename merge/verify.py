@@ -174,7 +174,10 @@ class _Verification:
             mend = "merge again, with --rebuild"
             self._problems.append(Problem(str(self._master), str(result), mend))
             return []
-        return list(result)
+        if result is None and path.is_dir():
+            mend = "merge again, with --rebuild"
+            self._problems.append(Problem(str(self._master), f"it has no {INDEX}", mend))
+        return list(result or ())
 
     def _unlisted(self, directory: Path, listed: set[Path], has_master: bool) -> list[ShardJob]:
         """Name shards that the master does not show, and episodes that have none yet."""
@@ -241,8 +244,8 @@ def _ignore(count: int) -> None:
     """Show no progress."""
 
 
-def read_index(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a master's index, none for a shard.
+def read_index(path: Path) -> list[dict[str, Any]] | None:
+    """Return the rows of a master's index, None for a file without one, such as a shard.
 
     Raises
     ------
@@ -253,7 +256,7 @@ def read_index(path: Path) -> list[dict[str, Any]]:
         check_format(path, read_attributes_of(path, root))
         names = entries(path, root)
         if INDEX.encode() not in names:
-            return []
+            return None
         node = open_child(path, root, INDEX.encode())
         if node.get_create_plist().get_layout() != h5d.CHUNKED:
             raise ShardDamaged(path, INDEX, "expected chunks in this file")

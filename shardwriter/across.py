@@ -78,7 +78,7 @@ class _Span:
 
 
 def _span(opened: Opened, episode: int, field: str, start: int | None, stop: int | None) -> _Span:
-    table, _, column = field.rpartition("/")
+    table, _, _ = field.rpartition("/")
     with opened(episode) as group:
         path = Path(group.file.filename)
         if not table or field not in group:
@@ -145,7 +145,7 @@ def windows(
     segments = list(_segments(opened, fields, episodes, length, stride, buffer_bytes))
     rng = None if seed is None else np.random.default_rng(seed)
     if rng is not None:
-        rng.shuffle(segments)  # type: ignore[arg-type]  # NumPy shuffles any sequence
+        rng.shuffle(segments)
     waiting: Windows = {}
     for group in _filled(segments, fields, opened, buffer_bytes):
         drawn = _drawn(opened, fields, group, length, rng)

@@ -8,7 +8,7 @@ the file can be read at any instant, also after every process that knew it was k
     page 0   magic · first record · alarm · timesteps
     record   header (next · kind · sizes · CRC-32 of the payload), payload,
              and for tables their region:
-               table 0   rows (8 bytes) · a checksum per slot, on cache lines of their own
+               table 0   rows (8 bytes) · a checksum per slot · mark: rows, checksum
                          slot 0: column 0 | column 1 | …     each column contiguous,
                          slot 1: column 0 | column 1 | …     so a full one is a chunk
                table 1   …
@@ -75,7 +75,7 @@ class TableSlots:
         Rows that the table had when these slots were made; earlier chunks were never in them.
     """
 
-    __slots__ = ("_counter", "_digests", "_octets", "first_row", "slots", "table")
+    __slots__ = ("_counter", "_digests", "_mark", "_octets", "first_row", "slots", "table")
 
     def __init__(
         self, table: Table, n_slots: int, first_row: int, memory: mmap.mmap, offset: int
@@ -85,6 +85,7 @@ class TableSlots:
         whole = memoryview(memory)
         self._counter = whole[offset : offset + 8].cast("Q")
         self._digests = whole[offset + 8 : offset + 8 * (1 + n_slots)].cast("Q")
+        self._mark = whole[offset + 8 * (1 + n_slots) : offset + 8 * (3 + n_slots)].cast("Q")
         offset += _head(n_slots)
         self._octets: list[memoryview] = []
         self.slots: list[tuple[np.ndarray[Any, Any], ...]] = []
@@ -134,11 +135,32 @@ class TableSlots:
         crc = isal_zlib.crc32(self._octets[slot])
         self._digests[slot] = (chunk + 1 & 0xFFFFFFFF) << 32 | crc
 
-    def is_intact(self, chunk: int) -> bool:
+    def is_intact(self, chunk: int, *, or_unknown: bool = True) -> bool:
         """Tell whether a full slot holds what it held when its CRC-32 was taken, if it was."""
         slot = chunk % len(self.slots)
         number, crc = divmod(self._digests[slot], 1 << 32)
-        return number != (chunk + 1 & 0xFFFFFFFF) or crc == isal_zlib.crc32(self._octets[slot])
+        if number != (chunk + 1 & 0xFFFFFFFF):
+            return or_unknown
+        return crc == isal_zlib.crc32(self._octets[slot])
+
+    def mark(self) -> None:
+        """Keep the CRC-32 of the rows in the slot that is not full, for after a power loss."""
+        rows = self.rows
+        self._mark[1] = self._crc_of_rest(rows)
+        self._mark[0] = rows
+
+    def marked_rows(self) -> int | None:
+        """Return the rows at the last mark, None if the slot does not hold them any more."""
+        rows, crc = self._mark
+        is_current = rows // self.table.rows_per_chunk == self.rows // self.table.rows_per_chunk
+        return rows if is_current and rows <= self.rows and crc == self._crc_of_rest(rows) else None
+
+    def _crc_of_rest(self, rows: int) -> int:
+        chunk, held = divmod(rows, self.table.rows_per_chunk)
+        crc = 0
+        for column in self.slots[chunk % len(self.slots)]:
+            crc = isal_zlib.crc32(column[:held].reshape(-1).view(np.uint8), crc)
+        return int(crc)
 
     @property
     def counter(self) -> memoryview:
@@ -422,8 +444,8 @@ def _create_locked(path: Path) -> int:
 
 
 def _head(n_slots: int) -> int:
-    """Return the bytes of a table's counter and checksums."""
-    return _aligned(8 * (1 + n_slots), _LINE)
+    """Return the bytes of a table's counter, checksums and mark."""
+    return _aligned(8 * (3 + n_slots), _LINE)
 
 
 def _aligned(n: int, step: int) -> int:

@@ -52,9 +52,66 @@ def _parser() -> argparse.ArgumentParser:
     merge = commands.add_parser(
         "merge", parents=[common], help="build the master file over all finished shards"
     )
-    merge.add_argument("directory", type=Path, metavar="EXPERIMENT_DIR")
+    merge.add_argument("directories", type=Path, nargs="+", metavar="EXPERIMENT_DIR")
     merge.add_argument("--output", "-o", type=Path, metavar="FILE", help="the master's path")
+    merge.add_argument(
+        "--expected", type=_expected, metavar="IDS", help="fail if one lacks: 100, 0:100 or 0:8,12"
+    )
+    merge.add_argument(
+        "--renumber", action="store_true", help="give the later ones of colliding ids new ids"
+    )
+    merge.add_argument(
+        "--forget-missing", action="store_true", help="drop episodes whose shards are gone"
+    )
+    merge.add_argument(
+        "--recover", action="store_true", help="first seal the episodes of processes that died"
+    )
+    merge.add_argument("--rebuild", action="store_true", help="read every shard anew")
+    merge.add_argument(
+        "--concat", action="store_true", help="add datasets over all episodes, for few shards"
+    )
+    merge.add_argument("--dry-run", action="store_true", help="only say what would be done")
     merge.set_defaults(action=_merge)
+
+    verify = commands.add_parser(
+        "verify",
+        parents=[common],
+        help="check that everything is there and as it was",
+        description="Check an experiment, a master, a packed file or a shard. "
+        "Exit code: 0 sound, 1 problems, each with its mend.",
+    )
+    verify.add_argument("path", type=Path, metavar="FILE|DIR")
+    verify.add_argument("--deep", action="store_true", help="decode and compare every chunk")
+    verify.add_argument("--expected", type=_expected, metavar="IDS", help="100, 0:100 or 0:8,12")
+    verify.add_argument("--root", type=Path, metavar="DIR", help="shards may lie anywhere below")
+    verify.add_argument("--json", action="store_true", help="for programs")
+    verify.set_defaults(action=_verify)
+
+    pack = commands.add_parser(
+        "pack", parents=[common], help="write an experiment into one file, or into few shards"
+    )
+    pack.add_argument("directory", type=Path, metavar="EXPERIMENT_DIR")
+    pack.add_argument("--output", "-o", type=Path, required=True, metavar="PATH")
+    pack.add_argument(
+        "--shards", type=_positive, metavar="N", help="an experiment of N shards, not one file"
+    )
+    pack.set_defaults(action=_pack)
+
+    unpack = commands.add_parser(
+        "unpack", parents=[common], help="write what was packed with one shard per episode again"
+    )
+    unpack.add_argument("path", type=Path, metavar="FILE|DIR")
+    unpack.add_argument("--output", "-o", type=Path, required=True, metavar="DIR")
+    unpack.set_defaults(action=_unpack)
+
+    relink = commands.add_parser(
+        "relink", parents=[common], help="tell a master that was moved where its shards are"
+    )
+    relink.add_argument("master", type=Path, metavar="MASTER")
+    relink.add_argument(
+        "--shards", type=Path, nargs="+", required=True, metavar="DIR", help="experiments"
+    )
+    relink.set_defaults(action=_relink)
 
     recover = commands.add_parser(
         "recover",
@@ -117,13 +174,87 @@ def _ids(text: str) -> list[int]:
     return ids
 
 
-def _merge(options: argparse.Namespace) -> int:
-    from merge import merge_experiment
-    from shardwriter.loader import ExperimentLoader
+def _expected(text: str) -> list[int]:
+    """Return the ids of ``100``, which stands for ``0:100``, or of ``0:8,12``."""
+    return list(range(int(text))) if text.isdecimal() else _ids(text)
 
-    master = merge_experiment(options.directory, options.output, progress=sys.stderr.isatty())
-    with ExperimentLoader(master) as loader:
-        print(f"{master}: {len(loader)} episodes")
+
+def _merge(options: argparse.Namespace) -> int:
+    from merge import MergeOptions, merge_experiments
+    from merge.report import report_text
+    from shardwriter.errors import ranges
+    from shardwriter.layout import unfinished_episodes
+
+    chosen = MergeOptions(
+        expected=options.expected,
+        renumber=options.renumber,
+        forget_missing=options.forget_missing,
+        rebuild=options.rebuild,
+        concat=options.concat,
+        dry_run=options.dry_run,
+        progress=sys.stderr.isatty(),
+    )
+    code = 0
+    if options.recover and not options.dry_run:
+        code = max(_sealed(directory) for directory in options.directories)
+    report = merge_experiments(options.directories, options.output, chosen)
+    print(report_text(report, is_dry=options.dry_run))
+    for directory in options.directories:
+        unfinished = unfinished_episodes(directory)
+        if unfinished:
+            mend = f"wait for their end, or run `shardwriter recover {directory}`"
+            print(f"unfinished, not merged: episodes {ranges(unfinished)}; {mend}")
+    return code
+
+
+def _sealed(directory: Path) -> int:
+    from shardwriter.recovery import exit_code, recover
+
+    episodes = recover(directory, progress=sys.stderr.isatty())
+    for episode in episodes:
+        print(episode)
+    return exit_code(episodes)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from merge import verify
+
+    report = verify(
+        options.path,
+        deep=options.deep,
+        expected=options.expected,
+        root=options.root,
+        progress=sys.stderr.isatty(),
+    )
+    print(json.dumps(report.to_json(), indent=2) if options.json else report)
+    return 0 if report.is_sound else 1
+
+
+def _pack(options: argparse.Namespace) -> int:
+    from merge import pack, pack_shards
+
+    shows = sys.stderr.isatty()
+    if options.shards is None:
+        path = pack(options.directory, options.output, progress=shows)
+    else:
+        path = pack_shards(options.directory, options.output, options.shards, progress=shows)
+    print(path)
+    return 0
+
+
+def _unpack(options: argparse.Namespace) -> int:
+    from merge import unpack
+
+    print(unpack(options.path, options.output, progress=sys.stderr.isatty()))
+    return 0
+
+
+def _relink(options: argparse.Namespace) -> int:
+    from merge import relink
+    from merge.report import report_text
+
+    report = relink(options.master, options.shards, progress=sys.stderr.isatty())
+    print(report_text(report))
     return 0
 
 

@@ -12,6 +12,7 @@ from shardwriter.errors import ConfigError
 __all__ = ["RecorderConfig"]
 
 COMPRESSIONS = ("gzip", "lzf", None, "zstd", "lz4", "blosc")
+DURABILITIES = ("process", "power")
 _CODEC_PACKAGES = {
     "zstd": ("hdf5plugin", "zstandard"),
     "lz4": ("hdf5plugin", "lz4.block"),
@@ -41,6 +42,7 @@ class RecorderConfig:
     enable_profiling: bool = False
     max_memory_mb: float = 500
     flush_interval_s: float = 30.0
+    durability: str = "process"
     buffer_dir: Path | None = None
     seed: int = 0
 
@@ -67,6 +69,11 @@ class RecorderConfig:
             _check_positive(f"precision[{name!r}]", tolerance)
         if self.adaptive_compression and self.compression is None:
             raise ConfigError("adaptive_compression", "False with compression=None", True)
+        if self.durability not in DURABILITIES:
+            raise ConfigError("durability", "'process' or 'power'", self.durability)
+        if self.durability == "power" and self.buffer_dir is not None:
+            expected = "None with durability='power': buffers have to lie beside the shards"
+            raise ConfigError("buffer_dir", expected, str(self.buffer_dir))
         if self.buffer_dir is not None and not self.buffer_dir.is_dir():
             raise ConfigError("buffer_dir", "an existing directory", str(self.buffer_dir))
 

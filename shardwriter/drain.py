@@ -107,4 +107,5 @@ class LocalDrain:
             self._discard_writer()
             if not isinstance(error, Exception):
                 raise
-            raise WriterFailed(self._paths.episode, self._paths.shard, str(error)) from error
+            text = " ".join(str(error).split())  # HDF5 writes a newline after the time
+            raise WriterFailed(self._paths.episode, self._paths.shard, text) from error

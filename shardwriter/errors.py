@@ -107,12 +107,15 @@ class EpisodeEnded(ShardWriterError):
 class EpisodeNotFound(ShardWriterError):
     """The experiment has no episode of that id."""
 
-    def __init__(self, episode: int, available: Sequence[int], where: Path) -> None:
-        super().__init__(episode, tuple(available), where)
+    def __init__(
+        self, episode: int, available: Sequence[int], where: Path, advice: str = ""
+    ) -> None:
+        super().__init__(episode, tuple(available), where, advice)
 
     def __str__(self) -> str:
-        episode, available, where = self.args
-        return f"{where}: expected one of the episodes {ranges(available)}, got {episode}"
+        episode, available, where, advice = self.args
+        text = f"{where}: expected one of the episodes {ranges(available)}, got {episode}"
+        return f"{text}; {advice}" if advice else text
 
 
 class EpisodesFailed(ShardWriterError):

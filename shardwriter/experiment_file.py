@@ -13,10 +13,10 @@ from typing import Any
 
 import h5py
 
-from shardwriter.errors import ConfigError
-from shardwriter.groups import plain, write_attributes, write_tree
+from shardwriter.errors import ConfigError, ExperimentNotFound
+from shardwriter.groups import plain, read_attributes, write_attributes, write_tree
 from shardwriter.journal import sync_directory
-from shardwriter.layout import CONFIG_JSON, EXPERIMENT, SHARDS
+from shardwriter.layout import ATTRIBUTES, CONFIG_JSON, EXPERIMENT, SHARDS
 from shardwriter.tree import TreeError, flatten
 
 __all__ = ["ExperimentFiles", "new_experiment_directory", "sparse_or_dense"]
@@ -33,6 +33,26 @@ class ExperimentFiles:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+
+    @staticmethod
+    def of(directory: Path) -> "tuple[ExperimentFiles, dict[str, Any], dict[str, Any]]":
+        """Return the files of an experiment, how it is recorded, and its attributes.
+
+        Raises
+        ------
+        ExperimentNotFound
+            The directory is not an experiment's.
+        """
+        attributes = directory / EXPERIMENT / f"{ATTRIBUTES}.h5"
+        try:
+            content = json.loads((directory / CONFIG_JSON).read_text())
+            with h5py.File(attributes, "r") as file:
+                known = read_attributes(file)
+            return ExperimentFiles(directory), content["recorder"], known
+        except (OSError, ValueError, KeyError) as error:
+            expected = f"an experiment with {CONFIG_JSON} and {attributes.relative_to(directory)}"
+            advice = "give the directory that a DataExporter made"
+            raise ExperimentNotFound(directory, expected, advice) from error
 
     def save(
         self, name: str, attributes: Mapping[str, Any], data: Mapping[str, Any] | None = None

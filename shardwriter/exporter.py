@@ -21,8 +21,10 @@ from shardwriter.experiment_file import (
 )
 from shardwriter.layout import ATTRIBUTES
 from shardwriter.network import network_size
+from shardwriter.process import TerminationAsExit
 from shardwriter.provenance import code_snapshot, git_info, runtime_info
 from shardwriter.recorder import Recorder
+from shardwriter.recovery import recover
 from shardwriter.schema import name_problem
 
 __all__ = ["DataExporter"]
@@ -32,8 +34,8 @@ class DataExporter:
     """Records an experiment: many episodes, in this process or in many.
 
     Makes ``<output_dir>/<experiment_name>_<YYYYmmdd_HHMMSS>/``, never an existing directory.
-    Leaving the ``with`` block closes it. Pickled, it becomes a ``Recorder``, which opens
-    episodes of the same experiment wherever it arrives.
+    Leaving the ``with`` block closes it; inside, SIGTERM raises SystemExit. Pickled, it becomes
+    a ``Recorder``, which opens episodes of the same experiment wherever it arrives.
 
     Parameters
     ----------
@@ -70,6 +72,9 @@ class DataExporter:
         fit; where the smallest do not, an error names the bound that would do.
     flush_interval_s
         Rows of a slot that is not full reach the shard's part after this long.
+    durability
+        ``"process"``: what was logged outlives every process. ``"power"``: what was logged
+        ``flush_interval_s`` ago also outlives a loss of power; see ``docs/guarantees.md``.
     buffer_dir
         Where buffers are kept; by default beside the shards, or in ``/dev/shm`` where those are
         on a network file system.
@@ -106,6 +111,7 @@ class DataExporter:
         enable_profiling: bool = False,
         max_memory_mb: float = 500,
         flush_interval_s: float = 30.0,
+        durability: str = "process",
         buffer_dir: str | os.PathLike[str] | None = None,
         seed: int | None = None,
         progress: bool | None = None,
@@ -128,6 +134,7 @@ class DataExporter:
             enable_profiling=enable_profiling,
             max_memory_mb=max_memory_mb,
             flush_interval_s=flush_interval_s,
+            durability=durability,
             buffer_dir=None if buffer_dir is None else _path("buffer_dir", buffer_dir),
             seed=secrets.randbits(63) if seed is None else seed,
         )
@@ -139,6 +146,7 @@ class DataExporter:
         self._files = ExperimentFiles(self.output_dir)
         self._current: Episode | None = None
         self._is_closed = False
+        self._termination = TerminationAsExit()
         now = datetime.now(UTC)
         self._attributes: dict[str, object] = {
             "experiment_name": experiment_name,
@@ -150,6 +158,42 @@ class DataExporter:
         self._files.save_config_json(config.to_json(), {})
         self.save_runtime_info()
 
+    @classmethod
+    def resume(
+        cls, directory: str | os.PathLike[str], *, progress: bool | None = None
+    ) -> "DataExporter":
+        """Go on with an experiment that another process began, recorded as it was.
+
+        First brings the episodes of dead processes to their end. Run what is missing with
+        ``run_episodes(..., skip_existing=True)``.
+
+        Parameters
+        ----------
+        directory
+            The experiment's directory.
+        progress
+            Show progress bars; None shows them on a terminal.
+
+        Raises
+        ------
+        ExperimentNotFound
+            The directory is not an experiment's.
+        """
+        where = _path("directory", directory).absolute()
+        files, recorder, attributes = ExperimentFiles.of(where)
+        recover(where)
+        self = cls.__new__(cls)
+        self.experiment_name = str(attributes["experiment_name"])
+        self._progress = progress
+        self._recorder = Recorder(where, RecorderConfig.from_json(recorder))
+        self.output_dir = where
+        self._files = files
+        self._attributes = attributes
+        self._current = None
+        self._is_closed = False
+        self._termination = TerminationAsExit()
+        return self
+
     def __reduce__(self) -> tuple[Any, ...]:
         return self._recorder.__reduce__()
 
@@ -158,6 +202,7 @@ class DataExporter:
         return f"<DataExporter {self.experiment_name!r}: {state}, {self.output_dir}>"
 
     def __enter__(self) -> "DataExporter":
+        self._termination.turn_on()
         return self
 
     def __exit__(
@@ -166,7 +211,10 @@ class DataExporter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        finally:
+            self._termination.turn_off()
 
     # -- what belongs to the experiment ---------------------------------------------------
 
@@ -311,6 +359,8 @@ class DataExporter:
         n_workers: int | None = None,
         *,
         on_error: str = "raise",
+        retries: int = 0,
+        skip_existing: bool = False,
     ) -> list[EpisodeResult]:
         """Run a rollout for each episode, in parallel worker processes.
 
@@ -327,6 +377,12 @@ class DataExporter:
         on_error
             ``"raise"`` raises one error at the end if any episode failed; ``"continue"``
             leaves it to the caller to look at the results.
+        retries
+            How often to run an episode again that failed or whose process died. The shards of
+            failed attempts are kept, as ``shards/attempts/episode_0003.1.h5``.
+        skip_existing
+            Do not run episodes that completed before; those that failed or were interrupted
+            are run again, and their shards kept as failed attempts.
 
         Returns
         -------
@@ -345,6 +401,8 @@ class DataExporter:
             episodes,
             n_workers,
             on_error=on_error,
+            retries=retries,
+            skip_existing=skip_existing,
             shows_progress=self._shows_progress(),
         )
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from shardwriter.errors import ShardDamaged
 from shardwriter.instants import reached
 
-__all__ = ["Overlay", "replay", "sync_directory"]
+__all__ = ["Overlay", "replay", "sync_directory", "sync_file"]
 
 _MAGIC = b"SWREDO\x00\x01"
 
@@ -138,7 +138,12 @@ def replay(journal: Path, path: Path) -> None:
 
 def sync_directory(directory: Path) -> None:
     """Make renames and removals in a directory durable."""
-    fd = os.open(directory, os.O_RDONLY)
+    sync_file(directory)
+
+
+def sync_file(path: Path) -> None:
+    """Write what the system holds of a file to stable storage."""
+    fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:

@@ -7,7 +7,7 @@ the master's index before it is read; a missing or replaced one raises.
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,12 +26,18 @@ from shardwriter.errors import (
     ShardWriterError,
 )
 from shardwriter.groups import read_attributes, read_tree
-from shardwriter.layout import INDEX, MASTER, SHARDS
+from shardwriter.layout import (
+    INDEX,
+    MASTER,
+    SHARDS,
+    listed_episodes,
+    unfinished_episodes,
+)
 from shardwriter.recorded_episode import RecordedEpisode
 from shardwriter.schema import INDEX_DTYPE
 from shardwriter.shard_description import check_format
 from shardwriter.shard_files import ShardFiles
-from shardwriter.untrusted import check_path, check_tree, is_inside, read_attributes_of
+from shardwriter.untrusted import check_path, check_tree, is_inside, read_attributes_of, readable
 
 __all__ = ["ExperimentLoader", "ShardWarning", "quick_load"]
 
@@ -132,8 +138,18 @@ class ExperimentLoader:
             There is none of that id; the error names those there are.
         """
         if episode_id not in self._rows:
-            raise EpisodeNotFound(episode_id, list(self._rows), self.path)
+            advice = self._whereabouts(episode_id)
+            raise EpisodeNotFound(episode_id, list(self._rows), self.path, advice)
         return RecordedEpisode(int(episode_id), self._group)
+
+    def _whereabouts(self, episode: int) -> str:
+        """Say how an episode that the master does not have gets into it."""
+        directory = self.path.parent
+        if episode in unfinished_episodes(directory):
+            return f"it is unfinished: wait for its end, or run `shardwriter recover {directory}`"
+        if episode in listed_episodes(directory):
+            return f"its shard is there: run `shardwriter merge {directory}`"
+        return ""
 
     def get_metadata(self) -> dict[str, Any]:
         """Return the experiment's attributes."""
@@ -141,15 +157,15 @@ class ExperimentLoader:
 
     def get_config(self) -> dict[str, Any]:
         """Return what ``save_config`` kept."""
-        return read_attributes(self._file["config"]) if "config" in self._file else {}
+        return self._attributes("config")
 
     def get_runtime_info(self) -> dict[str, Any]:
         """Return machine, interpreter and package versions of the recording."""
-        return read_attributes(self._file["runtime"]) if "runtime" in self._file else {}
+        return self._attributes("runtime")
 
     def get_git_info(self) -> dict[str, Any]:
         """Return what ``save_git_info`` kept, ``{}`` for nothing."""
-        return read_attributes(self._file["git_info"]) if "git_info" in self._file else {}
+        return self._attributes("git_info")
 
     def get_code_snapshot(self) -> dict[str, str]:
         """Return the texts of source files by path."""
@@ -215,7 +231,7 @@ class ExperimentLoader:
             An id is unknown; the field is not of one form; it does not fit into memory; no
             episode has it.
         """
-        return concatenated(self._group, field, self._chosen(episodes), start, stop)
+        return concatenated(self._readable_group, field, self._chosen(episodes), start, stop)
 
     def iter_windows(
         self,
@@ -266,7 +282,7 @@ class ExperimentLoader:
             raise ConfigError("fields", "at least one", fields)
         size = int(buffer_mb * 1e6)
         ids, chance = self._chosen(episodes), seed if shuffle else None
-        return windows(self._group, fields, ids, length, stride, batch_size, chance, size)
+        return windows(self._readable_group, fields, ids, length, stride, batch_size, chance, size)
 
     def _chosen(self, episodes: Sequence[int] | None) -> list[int]:
         ids = list(self._rows) if episodes is None else [int(i) for i in episodes]
@@ -278,12 +294,26 @@ class ExperimentLoader:
     def _group(self, episode: int) -> AbstractContextManager[h5py.Group]:
         return self._shards.group(self._rows[episode])
 
+    @contextmanager
+    def _readable_group(self, episode: int) -> Iterator[h5py.Group]:
+        with self._group(episode) as group, readable(Path(group.file.filename), group.name):
+            yield group
+
     def _tree(self, name: str) -> dict[str, Any]:
         if name not in self._file:
             return {}
-        check_path(self.path, self._file.id, name)
-        check_tree(self.path, self._file[name].id, may_be_virtual=True)
-        return dict(read_tree(self._file[name], self._value))
+        with readable(self.path, name):
+            check_path(self.path, self._file.id, name)
+            check_tree(self.path, self._file[name].id, may_be_virtual=True)
+            return dict(read_tree(self._file[name], self._value))
+
+    def _attributes(self, name: str) -> dict[str, Any]:
+        """Return the attributes of a group as Python values, ``{}`` for none."""
+        with readable(self.path, name):
+            if name not in self._file:
+                return {}
+            check_path(self.path, self._file.id, name)
+            return read_attributes(self._file[name])
 
     def _value(self, dataset: h5py.Dataset) -> Any:
         """Read a dataset of the master; a virtual one straight from its source.

@@ -38,8 +38,12 @@ def network_size(neurons: Mapping[str, Any], connections: Mapping[str, Any]) -> 
     return size if is_plain else None
 
 
+def _is_array(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) or np.ndim(value) > 0  # a list may be ragged
+
+
 def _common_length(kind: str, arrays: Mapping[str, Any]) -> int | None:
-    lengths = {name: len(array) for name, array in arrays.items() if np.ndim(array) > 0}
+    lengths = {name: len(array) for name, array in arrays.items() if _is_array(array)}
     if len(set(lengths.values())) > 1:
         raise ConfigError(kind, "arrays of one length", lengths)
     return next(iter(lengths.values()), None)

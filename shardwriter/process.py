@@ -11,15 +11,16 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["Child", "Identity", "Parent"]
+__all__ = ["Child", "Identity", "Parent", "TerminationAsExit"]
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _NAMESPACE = Path("/proc/self/ns/pid")
@@ -104,6 +105,8 @@ class Child:
     ----------
     target
         ``"package.module:function"``; it is called with a ``Parent``.
+    environment
+        Variables for the child, beyond those of this process.
 
     Attributes
     ----------
@@ -111,7 +114,7 @@ class Child:
         This end; ``recv`` raises EOFError once the child is gone.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, environment: Mapping[str, str] | None = None) -> None:
         ours, theirs = socket.socketpair()
         module, _, function = target.partition(":")
         code = (
@@ -124,7 +127,7 @@ class Child:
                 [sys.executable, "-c", code],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                env={**os.environ, "PYTHONPATH": paths},
+                env={**os.environ, "PYTHONPATH": paths, **(environment or {})},
             )
         self.link = Connection(ours.detach())
         self.pid = self._process.pid
@@ -194,6 +197,29 @@ def ignore_signals() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def on_sigterm(action: Callable[[], None]) -> None:
-    """Call `action` in the main thread when SIGTERM comes."""
-    signal.signal(signal.SIGTERM, lambda *_: action())
+class TerminationAsExit:
+    """While it is on, SIGTERM raises SystemExit in the main thread, as Ctrl-C does its own.
+
+    A second SIGTERM changes nothing. Where somebody else handles SIGTERM, or in another thread,
+    it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self._is_on = False
+
+    def turn_on(self) -> None:
+        """Take SIGTERM over, unless somebody else has."""
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, self._exit)
+            self._is_on = True
+
+    def turn_off(self) -> None:
+        """Give SIGTERM its default back."""
+        if self._is_on:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            self._is_on = False
+
+    def _exit(self, number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise SystemExit(128 + number)

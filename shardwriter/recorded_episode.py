@@ -5,7 +5,7 @@ Invariant: every getter gives the same form whether or not the episode has such 
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from shardwriter.untrusted import (
     check_tree,
     entries,
     open_child,
+    readable,
 )
 
 __all__ = ["RecordedEpisode", "timestep_rows"]
@@ -70,9 +71,15 @@ class RecordedEpisode:
         """Lend out the episode's HDF5 group in its shard, open for reading."""
         return self._opened(self.id)
 
+    @contextmanager
+    def _reading(self) -> Iterator[h5py.Group]:
+        """Lend out the group, where nothing but what is in the file can go wrong."""
+        with self._opened(self.id) as group, readable(Path(group.file.filename), group.name):
+            yield group
+
     def get_metadata(self) -> dict[str, Any]:
         """Return the episode's attributes, with its summary under ``summary``."""
-        with self._opened(self.id) as group:
+        with self._reading() as group:
             values = read_attributes(group)
             values[SUMMARY] = _tree(group, SUMMARY)
             return values
@@ -129,26 +136,26 @@ class RecordedEpisode:
         """Return the events of one type as columns, or those of every type by its name."""
         if event_type is not None:
             return self._table(f"{EVENTS}/{event_type}", start, stop, {})
-        with self._opened(self.id) as group:
+        with self._reading() as group:
             types = list(group[EVENTS]) if EVENTS in group else []
         return {name: self._table(f"{EVENTS}/{name}", start, stop, {}) for name in types}
 
     def get_static_data(self, name: str | None = None) -> Any:
         """Return what ``log_static_data`` kept under a name, or all of it by name."""
-        with self._opened(self.id) as group:
+        with self._reading() as group:
             if name is not None:
                 return _tree(group, name)
             return {key: _tree(group, key) for key in group if key not in _NOT_STATIC}
 
     def get_final_state(self) -> Any:
         """Return the ``final_state`` given at the episode's end, ``{}`` for none."""
-        with self._opened(self.id) as group:
+        with self._reading() as group:
             return _tree(group, FINAL_STATE)
 
     def _table(
         self, name: str, start: int | None, stop: int | None, empty: Mapping[str, type]
     ) -> Columns:
-        with self._opened(self.id) as group:
+        with self._reading() as group:
             path = Path(group.file.filename)
             if name not in group:
                 columns: Columns = {TIMESTEPS: np.zeros(0, np.int64)}
@@ -194,7 +201,7 @@ def _difference(new: Array, old: Array) -> Array:
     wide = np.result_type(new, old)
     if wide.kind in "bu":
         wide = np.result_type(wide, np.int64)
-    return new.astype(wide) - old.astype(wide)
+    return np.asarray(new.astype(wide) - old.astype(wide))
 
 
 def _others(table: h5py.Group) -> Iterator[str]:

@@ -188,6 +188,7 @@ class Recorder:
             "seed": seed,
             "start_time": datetime.now(UTC).isoformat(),
             "flush_interval_s": self.config.flush_interval_s,
+            "durability": self.config.durability,
             "compression": {
                 "name": self.config.compression,
                 "level": self.config.compression_level,
@@ -196,7 +197,9 @@ class Recorder:
             },
             "owner": Identity.own().to_json(),
         }
-        where = self.config.buffer_dir or default_buffer_directory(paths.shard.parent)
+        where = self.config.buffer_dir
+        if where is None and self.config.durability == "process":
+            where = default_buffer_directory(paths.shard.parent)
         try:
             if where is None:
                 buffer = Buffer.create(paths.buffer, start)

@@ -117,7 +117,7 @@ def missing(directory: Path, expected: Iterable[int]) -> list[int]:
 def is_good(shard: Path, episode: int) -> bool:
     """Tell whether a finished shard's episode completed."""
     try:
-        with h5py.File(shard, "r", locking=False) as file:
+        with h5py.File(shard, "r") as file:
             return file[episode_group(episode)].attrs["status"] in ("completed", "empty")
     except (OSError, KeyError, RuntimeError) as error:
         raise ShardDamaged(shard, "structure", f"not a readable shard: {error}") from error

@@ -19,7 +19,7 @@ from isal import isal_zlib
 
 from shardwriter.compression import ColumnCodec, Compression, Pipeline
 from shardwriter.instants import reached
-from shardwriter.journal import Overlay, sync_directory
+from shardwriter.journal import Overlay, sync_directory, sync_file
 from shardwriter.layout import FORMAT, FORMAT_VERSION, TIMESTEPS, episode_group
 from shardwriter.schema import Column, Table, fill_value
 
@@ -328,11 +328,7 @@ def publish(temporary: Path, final: Path, *, replace: bool = False) -> None:
         The final name exists and `replace` is not set; nothing was overwritten.
     """
     reached("file closed")
-    fd = os.open(temporary, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    sync_file(temporary)
     reached("file synced")
     if not replace and final.exists():
         raise FileExistsError(final)

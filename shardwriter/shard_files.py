@@ -19,7 +19,7 @@ from h5py import h5f, h5g
 
 from shardwriter.errors import MasterStale, ShardDamaged, ShardMissing, ShardOutside
 from shardwriter.layout import episode_group
-from shardwriter.untrusted import check_path, read_text_attribute
+from shardwriter.untrusted import check_path, read_text_attribute, readable
 
 __all__ = ["ShardFiles"]
 
@@ -79,9 +79,7 @@ class ShardFiles:
         name = self._names[row]
         place = episode_group(self._shard_ids[row])
         if not name:
-            with _readable(self._master):
-                check_path(self._master, self._file.id, place)
-                yield self._file[place]
+            yield self._episode(self._master, self._file, place)
             return
         with self._lock:
             shard = self._open.pop(name, None)
@@ -91,12 +89,16 @@ class ShardFiles:
             shard.users += 1
             self._close_idle()
         try:
-            with _readable(self.path(row)):
-                check_path(self.path(row), shard.file.id, place)
-                yield shard.file[place]
+            yield self._episode(self.path(row), shard.file, place)
         finally:
             with self._lock:
                 shard.users -= 1
+
+    @staticmethod
+    def _episode(path: Path, file: h5py.File, place: str) -> h5py.Group:
+        with readable(path, place):
+            check_path(path, file.id, place)
+            return file[place]
 
     def path(self, row: int) -> Path:
         """Return the path of an episode's shard."""
@@ -144,7 +146,8 @@ class ShardFiles:
         except OSError as error:
             raise ShardDamaged(path, "structure", f"cannot be opened: {error}") from error
         try:
-            found = read_text_attribute(path, h5g.open(opened, b"/"), "uuid")
+            with readable(path):
+                found = read_text_attribute(path, h5g.open(opened, b"/"), "uuid")
             expected = self._uuids[row].decode("ascii", "replace")
             if found != expected:
                 stale = f"shard {found}"
@@ -166,11 +169,3 @@ class ShardFiles:
 
 def _is_below(path: str, root: str) -> bool:
     return path == root or path.startswith(root.rstrip("/") + "/")
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, KeyError, RuntimeError) as error:
-        raise ShardDamaged(path, "data", f"cannot be read: {error}") from error

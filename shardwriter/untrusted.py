@@ -33,6 +33,7 @@ __all__ = [
     "opened",
     "read_attributes_of",
     "read_text_attribute",
+    "readable",
 ]
 
 Node: TypeAlias = "h5g.GroupID | h5d.DatasetID"
@@ -51,6 +52,21 @@ _PLUGIN_FILTERS = {32001, 32004, 32008, 32015, 32026}  # Blosc, LZ4, bitshuffle,
 
 
 @contextmanager
+def readable(path: Path, place: str = "structure") -> Iterator[None]:
+    """Turn whatever HDF5 and decoding raise about a file's content into one error.
+
+    Raises
+    ------
+    ShardDamaged
+        What is read in the block cannot be.
+    """
+    try:
+        yield
+    except UNREADABLE as error:
+        raise ShardDamaged(path, place, f"cannot be read: {error}") from error
+
+
+@contextmanager
 def opened(path: Path) -> Iterator[h5g.GroupID]:
     """Open a file to read, and give its root; all that was opened in it is closed at the end.
 
@@ -64,9 +80,8 @@ def opened(path: Path) -> Iterator[h5g.GroupID]:
     except OSError as error:
         raise ShardDamaged(path, "structure", f"cannot be opened: {error}") from error
     try:
-        yield h5g.open(file, b"/")
-    except UNREADABLE as error:
-        raise ShardDamaged(path, "structure", f"cannot be read: {error}") from error
+        with readable(path):
+            yield h5g.open(file, b"/")
     finally:
         h5py.File(file).close()
 
@@ -80,15 +95,17 @@ def entries(path: Path, group: h5g.GroupID, limit: int = MOST_NODES) -> list[byt
         A name is a soft or external link, or there are more than `limit`.
     """
     names: list[bytes] = []
+    links: list[bytes] = []
 
-    def visit(name: bytes, info: h5l.LinkInfo) -> None:
-        if info.type != h5l.TYPE_HARD:
-            raise ShardDamaged(path, _place(group, name), "expected an object, got a link")
-        names.append(name)
-        if len(names) > limit:
-            raise ShardDamaged(path, _place(group), f"expected at most {limit} entries")
+    def visit(name: bytes, info: h5l.LinkInfo) -> bool | None:
+        (names if info.type == h5l.TYPE_HARD else links).append(name)
+        return True if links or len(names) > limit else None  # True ends it; never raise here
 
     group.links.iterate(visit, info=True)
+    if links:
+        raise ShardDamaged(path, _place(group, links[0]), "expected an object, got a link")
+    if len(names) > limit:
+        raise ShardDamaged(path, _place(group), f"expected at most {limit} entries")
     return names
 
 

@@ -20,8 +20,9 @@ from shardwriter.compression import Compression
 from shardwriter.errors import BufferDamaged, EpisodeBusy, ShardDamaged
 from shardwriter.groups import write_attributes, write_tree
 from shardwriter.instants import reached
-from shardwriter.journal import replay
+from shardwriter.journal import replay, sync_directory, sync_file
 from shardwriter.layout import REWARDS, SPIKES, EpisodePaths
+from shardwriter.process import Identity
 from shardwriter.salvage import check_opens, is_sealed, part_tables, salvage, set_aside
 from shardwriter.shard import Codecs, Shard, amended, append_to, create, publish
 from shardwriter.shard_description import describe
@@ -147,6 +148,16 @@ class EpisodeWriter:
         for name in self._tables:
             self._write_rest(shard, name)
         shard.file.flush()
+        if self._start.get("durability") == "power":
+            self._sync()
+
+    def _sync(self) -> None:
+        """Bring part and buffer to stable storage, with a mark that tells how far."""
+        for slots in self._tables.values():
+            slots.mark()
+        sync_file(self._paths.part)
+        self._buffer.sync()
+        sync_directory(self._paths.part.parent)
 
     def seal(self) -> Sealed:
         """Write what is left, publish the shard and remove the buffer.
@@ -409,8 +420,9 @@ class EpisodeWriter:
             rows = slots.table.rows_per_chunk
             if name not in self._written:
                 self._go_on_from(name, 0)
+            self._verify_rest(name, slots)
             for chunk in range(self._written[name], self._rows(name) // rows):
-                if slots.is_intact(chunk):
+                if slots.is_intact(chunk, or_unknown=not self._has_rebooted):
                     continue
                 if chunk < self._in_part.get(name, 0):
                     self._only_in_part.add((name, chunk))
@@ -418,3 +430,20 @@ class EpisodeWriter:
                     self._damage.append(f"{self._paths.buffer}: {name}: chunk {chunk} has changed")
                     self._kept[name] = chunk * rows
                     break
+
+    @property
+    def _has_rebooted(self) -> bool:
+        """Whether the buffer was logged to before this boot: memory may not have reached it all."""
+        return bool(self._start["owner"]["boot_id"] != Identity.own().boot_id)
+
+    def _verify_rest(self, name: str, slots: TableSlots) -> None:
+        """After a power loss, keep of the slot that is not full what its mark covers."""
+        rows = self._rows(name)
+        rest = rows % slots.table.rows_per_chunk
+        if not rest or not self._has_rebooted:
+            return
+        marked = slots.marked_rows()
+        kept = rows - rest if marked is None else marked
+        if kept < rows:
+            self._damage.append(f"{name}: rows {kept} to {rows - 1} were logged too late")
+            self._kept[name] = kept

@@ -21,6 +21,13 @@ __all__ = ["RemoteDrain", "WriterProcess"]
 
 _SERVE = "shardwriter.writer_server:serve"
 _MOST_DEATHS = 3
+# A writer allocates and frees blocks of about a megabyte all the time: without these, glibc gives
+# each back to the kernel and faults it in again. It does no linear algebra, so needs no threads.
+_ENVIRONMENT = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+    "OPENBLAS_NUM_THREADS": "1",
+}
 
 
 class RemoteDrain:
@@ -120,7 +127,7 @@ class WriterProcess:
         drain = RemoteDrain(self, paths)
         with self.sending:
             if self._child is None:
-                self._child = Child(_SERVE)
+                self._child = Child(_SERVE, _ENVIRONMENT)
             self._open[paths.episode] = drain
             self.send(("open", paths.directory, paths.episode))
         return drain
@@ -201,7 +208,7 @@ class WriterProcess:
                     drain.failure = f"its writer process died {self._deaths} times ({_exit(code)})"
                 self._open, self._child, self._deaths = {}, None, 0  # later episodes start afresh
                 return
-            self._child = Child(_SERVE)
+            self._child = Child(_SERVE, _ENVIRONMENT)
             for drain in self._open.values():
                 if drain.failure is None:
                     for message in drain.backlog():

@@ -54,7 +54,8 @@ class _Server:
             self._handle(*message)
         except Exception as error:  # noqa: BLE001  (it costs this episode, not the others)
             writer = self._writers.pop(episode, None)
-            self._tell(("failed", episode, f"{type(error).__name__}: {error}"))
+            text = " ".join(str(error).split())  # HDF5 writes a newline after the time
+            self._tell(("failed", episode, f"{type(error).__name__}: {text}"))
             if writer is not None:
                 writer.buffer.alarm[0] = 1
                 with suppress(OSError, RuntimeError):

@@ -16,6 +16,7 @@ from shardwriter import ExperimentLoader
 from shardwriter.buffer import Buffer
 from shardwriter.cli import main
 from shardwriter.config import RecorderConfig
+from shardwriter.errors import ConfigError, EpisodeNotFound
 from shardwriter.layout import EpisodePaths, buffer_name
 from shardwriter.process import Identity
 from shardwriter.recorder import Recorder
@@ -404,3 +405,80 @@ def test_a_recovery_waits_for_another(directory: Path) -> None:
     found = sorted(int(process.communicate()[0]) for process in both)
     assert found == [0, 1]
     np.testing.assert_array_equal(recovered_x(directory), np.arange(250))
+
+
+@pytest.mark.leaves_unfinished
+def test_merge_and_loader_name_unfinished_episodes_and_the_command(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record_and_die(directory, 5)
+    assert main(["merge", str(directory)]) == 0
+    out = capsys.readouterr().out
+    assert "unfinished, not merged: episodes 0;" in out
+    assert f"run `shardwriter recover {directory}`" in out
+    with (
+        ExperimentLoader(directory) as loader,
+        pytest.raises(EpisodeNotFound, match=r"it is unfinished: .*shardwriter recover"),
+    ):
+        loader.get_episode(0)
+
+
+def test_merge_recovers_on_request(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record_and_die(directory, 5)
+    assert main(["merge", "--recover", str(directory)]) == 0
+    assert "episode 0: recovered as interrupted" in capsys.readouterr().out
+    with ExperimentLoader(directory) as loader:
+        assert loader.get_episode(0).get_behavior()["x"].tolist() == [0, 1, 2, 3, 4]
+
+
+# -- power --------------------------------------------------------------------------------
+
+
+def as_if_rebooted(buffer: Path) -> None:
+    """Let a buffer's owner be of another boot."""
+    boot = Identity.own().boot_id
+    other = f"{int(boot[0], 16) ^ 1:x}{boot[1:]}"
+    buffer.write_bytes(_rewritten(buffer, boot.encode(), other.encode()))
+
+
+@pytest.mark.leaves_unfinished
+def test_after_a_reboot_only_rows_with_a_checksum_count(directory: Path) -> None:
+    record_and_die(directory, 250)
+    as_if_rebooted(EpisodePaths(directory, 0).buffer)
+    [result] = recover(directory)
+    assert exit_code([result]) == 3
+    assert result.rows["behavior"] == 200
+    assert result.lost == {"behavior": 50, "rewards": 50}
+    np.testing.assert_array_equal(recovered_x(directory), np.arange(200))
+
+
+@pytest.mark.leaves_unfinished
+def test_rows_that_were_synced_survive_a_reboot(directory: Path) -> None:
+    flush = "recorder.flush(); episode.log_timestep(250, behavior={'x': 250.0}, reward=1.0)"
+    record_and_die(directory, 250, options="durability='power'", after=flush)
+    as_if_rebooted(EpisodePaths(directory, 0).buffer)
+    [result] = recover(directory)
+    assert result.rows == {"behavior": 250, "rewards": 250}
+    assert result.lost == {"behavior": 1, "rewards": 1}
+    np.testing.assert_array_equal(recovered_x(directory), np.arange(250))
+
+
+@pytest.mark.leaves_unfinished
+def test_rows_that_reached_the_disk_only_in_part_do_not_count(directory: Path) -> None:
+    record_and_die(directory, 250, options="durability='power'", after="recorder.flush()")
+    buffer = EpisodePaths(directory, 0).buffer
+    rest = np.arange(200, 250, dtype=np.float64).tobytes()
+    flip(buffer, buffer.read_bytes().index(rest) + 8)
+    as_if_rebooted(buffer)
+    [result] = recover(directory)
+    assert result.rows == {"behavior": 200, "rewards": 250}
+    np.testing.assert_array_equal(recovered_x(directory), np.arange(200))
+
+
+def test_durability_is_one_of_two_and_power_keeps_buffers_beside_the_shards(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(ConfigError, match="'process' or 'power'"):
+        RecorderConfig(durability="always")
+    with pytest.raises(ConfigError, match="beside the shards"):
+        RecorderConfig(durability="power", buffer_dir=tmp_path)

@@ -24,7 +24,7 @@ from shardwriter.process import Child
 from shardwriter.recorder import Recorder
 from shardwriter.recovery import recover_episode
 
-__all__ = ["run_local"]
+__all__ = ["result_of", "run_local"]
 
 _WORKER = "shardwriter.engines.worker:serve"
 _GRACE_S = 3.0
@@ -122,7 +122,7 @@ class _Crew:
             if not child.wait_s(max(0.0, deadline - time.monotonic())):
                 child.kill()
         for child in list(self._assigned):
-            self._bury(child, "it was stopped")
+            self._bury(child, "it was stopped", was_stopped=True)
 
     def _next(self) -> int | None:
         return self._held.pop() if self._held else next(self._episodes, None)
@@ -174,7 +174,7 @@ class _Crew:
             self._held.append(episode)
             self._hire()
 
-    def _bury(self, child: Child, reason: str) -> str:
+    def _bury(self, child: Child, reason: str, *, was_stopped: bool = False) -> str:
         """Report what a dead worker had in hand, once each is sealed; return how it ended."""
         while True:  # results that it sent before it died
             try:
@@ -187,7 +187,8 @@ class _Crew:
         code = child.wait()
         how = f"signal {-code}, {_signal_name(-code)}" if code < 0 else f"exit code {code}"
         for episode in self._assigned.pop(child):
-            self._report(self._recovered(episode, f"{reason} ({how})"))
+            result = self._recovered(episode, f"{reason} ({how})")
+            self._report(replace(result, was_stopped=was_stopped))
         return how
 
     def _recovered(self, episode: int, error: str) -> EpisodeResult:
@@ -199,11 +200,11 @@ class _Crew:
             return EpisodeResult(episode, "failed", None, error)
         if not paths.shard.exists():
             return EpisodeResult(episode, "failed", None, f"{error} before the episode began")
-        return _result(paths, error)
+        return result_of(paths, error)
 
 
-def _result(paths: EpisodePaths, error: str) -> EpisodeResult:
-    """Return what a dead worker's shard says of itself, and `error` where it says nothing.
+def result_of(paths: EpisodePaths, error: str) -> EpisodeResult:
+    """Return what a shard says of itself, and `error` where it says nothing.
 
     An ended episode was only waiting to be sealed when its worker died.
     """

@@ -25,6 +25,8 @@ class EpisodeResult:
         Of an episode that did not complete.
     shard
         Its file, None where the episode left none.
+    was_stopped
+        Whether Ctrl-C or SIGTERM ended it.
     """
 
     episode: int
@@ -33,6 +35,7 @@ class EpisodeResult:
     error: str | None = None
     traceback: str | None = None
     shard: Path | None = None
+    was_stopped: bool = False
 
     @property
     def is_good(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from shardwriter.engines.attempts import Attempts
 from shardwriter.engines.local import run_local
 from shardwriter.engines.result import EpisodeResult
 from shardwriter.episode import Episode
@@ -25,6 +26,8 @@ def run_episodes(
     n_workers: int | None,
     *,
     on_error: str,
+    retries: int,
+    skip_existing: bool,
     shows_progress: bool,
 ) -> list[EpisodeResult]:
     """Run a rollout for each episode; see ``DataExporter.run_episodes``."""
@@ -33,7 +36,8 @@ def run_episodes(
     if on_error not in ("raise", "continue"):
         raise ConfigError("on_error", "'raise' or 'continue'", on_error)
     workers = _worker_count(n_workers)
-    results = _results(recorder, rollout, episodes, workers, shows_progress)
+    attempts = Attempts(recorder.output_dir, _count(retries), skips_good=skip_existing)
+    results = _results(recorder, rollout, episodes, workers, attempts, shows_progress)
     failures = {r.episode: r.error or r.status for r in results if not r.is_good}
     if failures and on_error == "raise":
         raise EpisodesFailed(failures, results)
@@ -48,11 +52,18 @@ def _worker_count(n_workers: object) -> int:
     return n_workers
 
 
+def _count(retries: object) -> int:
+    if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:
+        raise ConfigError("retries", "an int, at least 0", retries)
+    return retries
+
+
 def _results(
     recorder: Recorder,
     rollout: Callable[[Episode], Any],
     episodes: Iterable[int],
     n_workers: int,
+    attempts: Attempts,
     shows_progress: bool,
 ) -> list[EpisodeResult]:
     order: list[int] = []
@@ -64,13 +75,17 @@ def _results(
     with tqdm(total=total, desc="episodes", unit="episode", disable=not shows_progress) as bar:
 
         def report(result: EpisodeResult) -> None:
+            if attempts.take_again(result):
+                return
             results[result.episode] = result
             bar.update()
             bad = sum(not r.is_good for r in results.values())
             if bad:
                 bar.set_postfix(failed=bad)
 
-        run_local(recorder, rollout, given, n_workers, report)
+        run_local(recorder, rollout, attempts.all_of(given, report), n_workers, report)
+        while attempts.has_more:
+            run_local(recorder, rollout, attempts.more(), n_workers, report)
     return [results[episode] for episode in order]
 
 

@@ -213,7 +213,7 @@ def run_trial(folder: Path, trial: Trial) -> Outcome:
     with session(folder, trial) as trial_session:
         try:
             outcome = _run(trial_session, trial)
-        except Exception as problem:
+        except Exception as problem:  # noqa: BLE001  (whatever it is, it is the outcome)
             rows = sum(sum(counts.values()) for counts in trial_session.acks.values())
             return Outcome(trial.kills, rows, f"{type(problem).__name__}: {problem}")
     shutil.rmtree(folder)

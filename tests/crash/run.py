@@ -2,10 +2,13 @@
 
 import argparse
 import random
+import shutil
+import signal
 import sys
 import tempfile
 import time
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
@@ -25,18 +28,18 @@ def main() -> int:
     done: list[tuple[Trial, Outcome]] = []
     kills = 0
     start = time.monotonic()
-    for i, trial in enumerate(trials(random.Random(options.seed))):
-        if not all(word in repr(trial) for word in options.only.split(",")):
-            continue
-        outcome = run_trial(folder / f"{i:05d}", trial)
-        done.append((trial, outcome))
-        kills += outcome.kills
-        if outcome.problem:
-            print(f"{i:05d} {trial}: {outcome.problem}", file=sys.stderr, flush=True)
-            if options.stop:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with suppress(KeyboardInterrupt):  # told to end early: print what there is
+        for i, trial in enumerate(trials(random.Random(options.seed))):
+            if not all(word in repr(trial) for word in options.only.split(",")):
+                continue
+            outcome = run_trial(folder / f"{i:05d}", trial)
+            done.append((trial, outcome))
+            kills += outcome.kills
+            if outcome.problem:
+                print(f"{i:05d} {trial}: {outcome.problem}", file=sys.stderr, flush=True)
+            if kills >= options.kills or (options.stop and outcome.problem):
                 break
-        if kills >= options.kills:
-            break
     print(matrix(done))
     failed = sum(outcome.problem is not None for _, outcome in done)
     print(
@@ -44,7 +47,7 @@ def main() -> int:
         f"{failed} trials with lost, invented or left-over data"
     )
     if not failed:
-        folder.rmdir()
+        shutil.rmtree(folder)
     return 1 if failed else 0
 
 

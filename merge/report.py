@@ -1,0 +1,31 @@
+"""What a merge did, as text for people."""
+
+from merge.differences import differences_text
+from merge.options import MergeReport
+from shardwriter.errors import ranges
+
+__all__ = ["report_text"]
+
+
+def report_text(report: MergeReport, *, is_dry: bool = False) -> str:
+    """Write a report as lines: the master, what changed in it, fields that differ."""
+    lines = [f"{report.path}: {report.episodes} episodes"]
+    if is_dry:
+        lines[0] += " (dry run: nothing was written)"
+    elif report.is_unchanged:
+        lines[0] += ", as before"
+    for name, ids in (
+        ("added", report.added),
+        ("read anew", report.changed),
+        ("removed", report.removed),
+    ):
+        if ids:
+            lines.append(f"  {name}: {len(ids)} ({ranges(ids)})")
+    for episode, (path, original) in report.renumbered.items():
+        lines.append(f"  episode {episode} is episode {original} of {path}")
+    if report.differences:
+        lines.append("Fields that are not alike in all episodes:")
+        lines.append(differences_text(report.differences))
+    if report.leaves_folder:
+        lines.append(f"Readers need root={report.root}, as shards lie outside the master's folder.")
+    return "\n".join(lines)

@@ -1,0 +1,362 @@
+"""Files as hostile input: a typed error each, no crash, nothing read from elsewhere."""
+
+import os
+import random
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from merging import copied, record, shard
+
+from merge import merge_experiment, verify
+from merge.describing import in_children
+from shardwriter import ExperimentLoader
+from shardwriter.errors import FormatError, ShardDamaged, ShardWriterError, TooLarge
+from shardwriter.shard_description import describe
+from shardwriter.untrusted import check_memory
+
+MASTER = "experiment_data.h5"
+TABLE = "episodes/episode_0001/behavior"
+SECRET = b"root:x:0:0: a secret that no merge may copy"
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return record(tmp_path_factory.mktemp("hostile"), range(2))
+
+
+@pytest.fixture
+def experiment(recorded: Path, tmp_path: Path) -> Path:
+    return copied(recorded, tmp_path)
+
+
+def external_storage(file: h5py.File, secret: Path) -> None:
+    rows = len(file[TABLE]["timesteps"])
+    del file[TABLE]["position"]
+    file.create_dataset(
+        f"{TABLE}/position", (rows,), np.uint8, external=[(os.fspath(secret), 0, rows)]
+    )
+
+
+def static_external_storage(file: h5py.File, secret: Path) -> None:
+    file.create_dataset(
+        "episodes/episode_0001/notes/x", (16,), np.uint8, external=[(os.fspath(secret), 0, 16)]
+    )
+
+
+def soft_link(file: h5py.File, secret: Path) -> None:
+    file[TABLE]["other"] = h5py.SoftLink("/episodes/episode_0001/rewards/values")
+
+
+def external_link(file: h5py.File, secret: Path) -> None:
+    del file[TABLE]["position"]
+    file[TABLE]["position"] = h5py.ExternalLink(os.fspath(secret), "/data")
+
+
+def external_table(file: h5py.File, secret: Path) -> None:
+    del file[TABLE]
+    file[TABLE] = h5py.ExternalLink(os.fspath(secret), "/")
+
+
+def virtual(file: h5py.File, secret: Path) -> None:
+    shape = file[TABLE]["position"].shape
+    del file[TABLE]["position"]
+    layout = h5py.VirtualLayout(shape, np.float32)
+    layout[...] = h5py.VirtualSource("../../secret.h5", "data", shape, np.float32)
+    file.create_virtual_dataset(f"{TABLE}/position", layout)
+
+
+def virtual_cycle(file: h5py.File, secret: Path) -> None:
+    shape = file[TABLE]["position"].shape
+    del file[TABLE]["position"]
+    layout = h5py.VirtualLayout(shape, np.float32)
+    layout[...] = h5py.VirtualSource(".", f"{TABLE}/position", shape, np.float32)
+    file.create_virtual_dataset(f"{TABLE}/position", layout)
+
+
+def group_cycle(file: h5py.File, secret: Path) -> None:
+    group = file.create_group("episodes/episode_0001/notes")
+    group["again"] = group
+
+
+def absurd_rows(file: h5py.File, secret: Path) -> None:
+    for dataset in file[TABLE].values():
+        dataset.resize(10**15, axis=0)
+
+
+def absurd_chunks(file: h5py.File, secret: Path) -> None:
+    rows = len(file[TABLE]["timesteps"])
+    file.create_dataset(f"{TABLE}/x", (rows, 2**31), np.uint8, chunks=(1, 2**31))
+
+
+def uneven_columns(file: h5py.File, secret: Path) -> None:
+    file[TABLE]["position"].resize(5, axis=0)
+
+
+def unknown_filter(file: h5py.File, secret: Path) -> None:
+    rows = len(file[TABLE]["timesteps"])
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_chunk((rows,))
+    properties.set_filter(31999, h5py.h5z.FLAG_OPTIONAL, ())
+    space = h5py.h5s.create_simple((rows,))
+    group = file[TABLE].id
+    h5py.h5d.create(group, b"x", h5py.h5t.STD_I8LE, space, properties)
+
+
+def named_type(file: h5py.File, secret: Path) -> None:
+    file[TABLE]["kind"] = np.dtype(np.float32)
+
+
+def references(file: h5py.File, secret: Path) -> None:
+    rows = len(file[TABLE]["timesteps"])
+    file.create_dataset(f"{TABLE}/x", (rows,), h5py.ref_dtype, chunks=(rows,))
+
+
+def text_of_any_length(file: h5py.File, secret: Path) -> None:
+    rows = len(file[TABLE]["timesteps"])
+    file.create_dataset(f"{TABLE}/x", (rows,), h5py.string_dtype(), chunks=(rows,))
+
+
+SHARD_ATTACKS: list[Callable[[h5py.File, Path], None]] = [
+    external_storage,
+    external_link,
+    external_table,
+    soft_link,
+    virtual,
+    virtual_cycle,
+    absurd_rows,
+    absurd_chunks,
+    uneven_columns,
+    unknown_filter,
+    named_type,
+    references,
+    text_of_any_length,
+]
+
+
+def secret_file(folder: Path) -> Path:
+    secret = folder / "secret.h5"
+    with h5py.File(secret, "w", userblock_size=512) as file:
+        file["data"] = np.frombuffer(SECRET, np.uint8)
+    with secret.open("r+b") as data:
+        data.write(SECRET)
+    return secret
+
+
+@pytest.mark.parametrize("attack", SHARD_ATTACKS, ids=lambda one: one.__name__)
+def test_a_hostile_shard_is_refused(
+    experiment: Path, attack: Callable[[h5py.File, Path], None]
+) -> None:
+    secret = secret_file(experiment.parent)
+    with h5py.File(shard(experiment, 1), "r+") as file:
+        attack(file, secret)
+    before = (experiment / MASTER).read_bytes()
+    with pytest.raises(ShardDamaged, match="episode_0001"):
+        merge_experiment(experiment)
+    assert (experiment / MASTER).read_bytes() == before
+    adopt(experiment)
+    with (
+        ExperimentLoader(experiment) as loader,
+        pytest.raises((ShardDamaged, TooLarge), match="episode_0001"),
+    ):
+        loader.get_episode(1).get_behavior()
+    report = verify(experiment, deep=True, workers=1)
+    assert any("episode_0001" in each.where for each in report.problems)
+
+
+def adopt(experiment: Path) -> None:
+    """Make the master's index agree with a shard that was changed, as an attacker would."""
+    with h5py.File(experiment / MASTER, "r+") as file:
+        index = file["episode_index"][()]
+        index["size"][1] = shard(experiment, 1).stat().st_size
+        file["episode_index"][...] = index
+
+
+@pytest.mark.parametrize(
+    "attack", [static_external_storage, group_cycle], ids=lambda one: one.__name__
+)
+def test_hostile_static_data_are_refused(
+    experiment: Path, attack: Callable[[h5py.File, Path], None]
+) -> None:
+    secret = secret_file(experiment.parent)
+    with h5py.File(shard(experiment, 1), "r+") as file:
+        attack(file, secret)
+    with pytest.raises(ShardDamaged, match="notes"):
+        merge_experiment(experiment)
+    adopt(experiment)
+    with ExperimentLoader(experiment) as loader, pytest.raises(ShardDamaged, match="notes"):
+        loader.get_episode(1).get_static_data("notes")
+
+
+def test_a_plugin_path_is_never_searched(experiment: Path) -> None:
+    """With a filter that is not known, HDF5 would load any library in that path."""
+    with h5py.File(shard(experiment, 1), "r+") as file:
+        unknown_filter(file, experiment)
+    adopt(experiment)
+    plugins = experiment.parent / "plugins"
+    plugins.mkdir()
+    (plugins / "libevil.so").write_bytes(b"\x7fELF")
+    script = (
+        "import sys; from shardwriter import ExperimentLoader; "
+        "ExperimentLoader(sys.argv[1]).get_episode(1).get_behavior()"
+    )
+    trace = experiment.parent / "trace"
+    command = ["strace", "-f", "-e", "trace=openat", "-o", os.fspath(trace)]
+    command += [sys.executable, "-c", script, os.fspath(experiment)]
+    environment = {**os.environ, "HDF5_PLUGIN_PATH": os.fspath(plugins)}
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    except FileNotFoundError:  # no strace here: the refusal itself is all that can be seen
+        done = subprocess.run(
+            command[6:], env=environment, capture_output=True, text=True, check=False
+        )
+    assert "expected a filter of this package, got number 31999" in done.stderr
+    if trace.exists():
+        assert "plugins" not in trace.read_text()
+
+
+# -- masters ----------------------------------------------------------------------------------
+
+
+def index_elsewhere(file: h5py.File, secret: Path) -> None:
+    del file["episode_index"]
+    file["episode_index"] = h5py.ExternalLink(os.fspath(secret), "/data")
+
+
+def index_in_other_file(file: h5py.File, secret: Path) -> None:
+    dtype = file["episode_index"].dtype
+    del file["episode_index"]
+    file.create_dataset("episode_index", (1,), dtype, external=[(os.fspath(secret), 0, 500)])
+
+
+def no_index(file: h5py.File, secret: Path) -> None:
+    del file["episode_index"]
+
+
+def index_of_other_fields(file: h5py.File, secret: Path) -> None:
+    del file["episode_index"]
+    file["episode_index"] = np.arange(4)
+
+
+def absurd_index(file: h5py.File, secret: Path) -> None:
+    file["episode_index"].resize(10**14, axis=0)
+
+
+def next_format(file: h5py.File, secret: Path) -> None:
+    file.attrs["format_version"] = "2.0"
+
+
+def other_format(file: h5py.File, secret: Path) -> None:
+    file.attrs["format"] = "another"
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        index_elsewhere,
+        index_in_other_file,
+        no_index,
+        index_of_other_fields,
+        absurd_index,
+        next_format,
+        other_format,
+    ],
+    ids=lambda one: one.__name__,
+)
+def test_a_hostile_master_is_refused(
+    experiment: Path, attack: Callable[[h5py.File, Path], None]
+) -> None:
+    secret = secret_file(experiment.parent)
+    before = secret.read_bytes()
+    with h5py.File(experiment / MASTER, "r+") as file:
+        attack(file, secret)
+    with pytest.raises((FormatError, TooLarge)):
+        ExperimentLoader(experiment)
+    assert not verify(experiment, workers=1).is_sound
+    assert secret.read_bytes() == before
+
+
+def test_a_new_major_version_names_both(experiment: Path) -> None:
+    with h5py.File(experiment / MASTER, "r+") as file:
+        file.attrs["format_version"] = "2.0"
+    with pytest.raises(FormatError, match=r"1\.x.*got shardwriter 2\.0"):
+        ExperimentLoader(experiment)
+
+
+@pytest.mark.parametrize("name", ["../outside.h5", "/etc/passwd", "shards/../../outside.h5"])
+def test_a_master_reads_nothing_outside_its_root(experiment: Path, name: str) -> None:
+    outside = experiment.parent / "outside.h5"
+    outside.write_bytes(shard(experiment, 1).read_bytes())
+    with h5py.File(experiment / MASTER, "r+") as file:
+        index = file["episode_index"][()]
+        index["shard"][1] = name.encode()
+        file["episode_index"][...] = index
+    with ExperimentLoader(experiment) as loader, pytest.raises(ShardWriterError, match="outside"):
+        loader.get_episode(1).get_behavior()
+
+
+def test_a_virtual_network_reads_nothing_outside(experiment: Path) -> None:
+    secret = secret_file(experiment.parent)
+    with h5py.File(experiment / MASTER, "r+") as file:
+        layout = h5py.VirtualLayout((len(SECRET),), np.uint8)
+        layout[...] = h5py.VirtualSource(f"../{secret.name}", "data", (len(SECRET),), np.uint8)
+        del file["network_structure/neurons/ids"]
+        file.create_virtual_dataset("network_structure/neurons/ids", layout)
+    with ExperimentLoader(experiment) as loader, pytest.raises(ShardWriterError, match="outside"):
+        loader.get_network_structure()
+
+
+def test_a_bomb_does_not_take_all_memory(tmp_path: Path) -> None:
+    with pytest.raises(TooLarge, match="start="):
+        check_memory(tmp_path, "behavior", 2**60)
+
+
+# -- mutated files ----------------------------------------------------------------------------
+
+
+def crash(path: Path) -> None:
+    """Die as a process does that HDF5 takes down, for one file."""
+    if path.name == "episode_0001.h5":
+        os.abort()
+
+
+def test_a_crash_is_the_file_s_not_ours(experiment: Path) -> None:
+    paths = [shard(experiment, 0), shard(experiment, 1), shard(experiment, 0)]
+    with warnings.catch_warnings():
+        results = list(in_children("test_hostile:crash", paths, 2, lambda n: None))
+    assert [type(result) for result in results] == [type(None), ShardDamaged, type(None)]
+    assert "crashed the HDF5 library" in str(results[1])
+
+
+@pytest.mark.parametrize("target", ["shard", "master"])
+def test_mutated_files_give_typed_errors(experiment: Path, target: str) -> None:
+    """A short form of ``python tests/fuzz.py``, which mutates 10,000 files."""
+    from fuzz import mutations, outcome
+
+    path = shard(experiment, 1) if target == "shard" else experiment / MASTER
+    whole = path.read_bytes()
+    rng = random.Random(7)
+    seen = set()
+    for data in mutations(whole, rng, 60):
+        path.write_bytes(data)
+        seen.add(outcome(experiment))
+    path.write_bytes(whole)
+    assert outcome(experiment) == "read"
+    assert len(seen) > 1
+
+
+def test_a_described_file_is_left_closed(experiment: Path) -> None:
+    os.truncate(shard(experiment, 1), 3000)
+    with pytest.raises(ShardDamaged):
+        describe(shard(experiment, 1))
+    held = [
+        os.readlink(link)
+        for link in map(str, Path("/proc/self/fd").iterdir())
+        if os.path.islink(link)
+    ]
+    assert os.fspath(shard(experiment, 1)) not in held

@@ -1,0 +1,167 @@
+"""Packing, unpacking, relinking, and datasets over all episodes."""
+
+import resource
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from merging import copied, master_content, record, shard, shards_content, stamps
+
+from merge import MergeOptions, merge_experiments, pack, pack_shards, relink, unpack, verify
+from shardwriter import ExperimentLoader
+from shardwriter.cli import main
+from shardwriter.errors import (
+    ConfigError,
+    ShardDamaged,
+    ShardOutside,
+    ShardsNotFound,
+    TooManyShards,
+)
+
+MASTER = "experiment_data.h5"
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return record(tmp_path_factory.mktemp("pack"), range(5))
+
+
+@pytest.fixture
+def experiment(recorded: Path, tmp_path: Path) -> Path:
+    return copied(recorded, tmp_path)
+
+
+def read(path: Path) -> dict[str, object]:
+    """Read an experiment through the loader."""
+    with ExperimentLoader(path) as loader:
+        found: dict[str, object] = {"config": loader.get_config()}
+        found["network"] = loader.get_network_structure()["connections"]["targets"].tolist()
+        for episode in loader:
+            found[f"{episode.id} metadata"] = episode.get_metadata()
+            found[f"{episode.id} static"] = episode.get_static_data()["maze"]["walls"].tolist()
+            tables = (episode.get_behavior(), episode.get_events("goal"))
+            for table in tables:
+                found |= {f"{episode.id} {k}": v.tolist() for k, v in table.items()}
+        return found
+
+
+def test_a_packed_file_needs_no_other(experiment: Path, tmp_path: Path) -> None:
+    before, expected, shown = stamps(experiment), read(experiment), shards_content(experiment)
+    packed = pack(experiment, tmp_path / "all.h5")
+    assert stamps(experiment) == before
+    experiment.rename(tmp_path / "gone")
+    assert read(packed) == expected
+    content = master_content(packed)
+    assert {k: v for k, v in content.items() if k.startswith("episodes/")} == shown
+    assert verify(packed, deep=True, expected=range(5), workers=1).is_sound
+
+
+def test_packed_chunks_are_those_of_the_shards(experiment: Path, tmp_path: Path) -> None:
+    packed = pack(experiment, tmp_path / "all.h5")
+    name = "episodes/episode_0003/neural_states/potential"
+    with h5py.File(packed) as one, h5py.File(shard(experiment, 3)) as other:
+        chunks = [file[name].id.read_direct_chunk((0, 0)) for file in (one, other)]
+        assert one[name].compression == "gzip"
+    assert chunks[0] == chunks[1]
+
+
+def test_unpacking_gives_the_shards_back(experiment: Path, tmp_path: Path) -> None:
+    packed = pack(experiment, tmp_path / "all.h5")
+    back = unpack(packed, tmp_path / "back")
+    assert shards_content(back) == shards_content(experiment)
+    assert read(back) == read(experiment)
+    with h5py.File(back / MASTER) as one, h5py.File(experiment / MASTER) as other:
+        assert one["episode_index"]["uuid"].tolist() == other["episode_index"]["uuid"].tolist()
+    assert verify(back, deep=True, workers=1).is_sound
+
+
+def test_few_shards_hold_all_episodes(experiment: Path, tmp_path: Path) -> None:
+    few = pack_shards(experiment, tmp_path / "few", 2)
+    assert len(list((few / "shards").iterdir())) == 2
+    assert read(few) == read(experiment)
+    assert verify(few, deep=True, expected=range(5), workers=1).is_sound
+    assert merge_experiments([few]).is_unchanged
+    back = unpack(few, tmp_path / "back")
+    assert shards_content(back) == shards_content(experiment)
+    (few / "shards/pack_0001.h5").unlink()
+    assert "episode 3, 4" in str(verify(few, workers=1))
+
+
+def test_what_is_there_is_not_overwritten(experiment: Path, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.write_text("mine")
+    for call in (pack, unpack):
+        with pytest.raises(ConfigError, match="does not exist"):
+            call(experiment, there)
+    with pytest.raises(ConfigError):
+        pack_shards(experiment, there, 2)
+    assert there.read_text() == "mine"
+
+
+def test_packing_a_damaged_shard_leaves_nothing(experiment: Path, tmp_path: Path) -> None:
+    with h5py.File(shard(experiment, 1)) as file:
+        place = file["episodes/episode_0001/behavior/position"].id.get_chunk_info(0)
+    with shard(experiment, 1).open("r+b") as data:
+        data.seek(place.byte_offset + 8)
+        data.write(b"\xff" * 16)
+    before = stamps(experiment)
+    with pytest.raises(ShardDamaged, match="behavior/position"):
+        pack(experiment, tmp_path / "all.h5")
+    assert stamps(experiment) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == [experiment.name]
+
+
+def test_a_master_is_relinked_to_its_own_shards(
+    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    alone = folder / MASTER
+    (experiment / MASTER).rename(alone)
+    expected = shards_content(experiment)
+    assert main(["relink", str(alone), "--shards", str(experiment)]) == 0
+    assert f"root={tmp_path}" in capsys.readouterr().out
+    with ExperimentLoader(alone) as loader, pytest.raises(ShardOutside, match="root="):
+        loader.get_episode(0).get_behavior()
+    with ExperimentLoader(alone, root=tmp_path) as loader:
+        assert len(loader.get_episode(0).get_behavior()["position"]) == 30
+        assert len(loader.get_network_structure()["connections"]["targets"]) == 20_000
+    content = master_content(alone)
+    assert {k: v for k, v in content.items() if k.startswith("episodes/")} == expected
+
+
+def test_a_master_is_not_relinked_to_other_shards(experiment: Path, tmp_path: Path) -> None:
+    other = record(tmp_path / "other", range(5))
+    before = (experiment / MASTER).read_bytes()
+    with pytest.raises(ShardsNotFound, match="episodes 0-4"):
+        relink(experiment / MASTER, [other])
+    assert (experiment / MASTER).read_bytes() == before
+
+
+def test_concatenated_datasets_show_all_episodes(experiment: Path) -> None:
+    merge_experiments([experiment], None, MergeOptions(concat=True))
+    with ExperimentLoader(experiment) as loader:
+        values, offsets = loader.concat("behavior/position")
+    with h5py.File(experiment / MASTER) as file:
+        group = file["concatenated"]
+        np.testing.assert_array_equal(group["behavior/position"], values)
+        np.testing.assert_array_equal(group["behavior/offsets"], offsets)
+        assert group["episode_ids"][()].tolist() == [0, 1, 2, 3, 4]
+        assert len(group["behavior/at 50% %b"]) == offsets[-1]
+    shard(experiment, 4).unlink()
+    merge_experiments([experiment], None, MergeOptions(forget_missing=True))
+    with h5py.File(experiment / MASTER) as file:
+        assert "concatenated" not in file
+
+
+def test_too_many_shards_are_not_concatenated(experiment: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = (experiment / MASTER).read_bytes()
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (67, limits[1]))
+        with pytest.raises(TooManyShards, match=r"at most 3 shards, got 5.*pack"):
+            merge_experiments([experiment], None, MergeOptions(concat=True))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert (experiment / MASTER).read_bytes() == before
