@@ -19,6 +19,7 @@ from shardwriter.shard_description import ShardDescription, describe
 __all__ = ["Work", "describe_all", "in_children"]
 
 _BATCH = 32
+_LIMIT_S = 120.0
 _FEW = 200  # shards that are described sooner than a process starts
 
 Work = Callable[[Any], Any]
@@ -62,6 +63,7 @@ def in_children(
     workers: int,
     progress: Callable[[int], object],
     batch: int = _BATCH,
+    limit_s: float = _LIMIT_S,
 ) -> Iterator[Any]:
     """Yield what a function returns for each item, or the error it raised, in order.
 
@@ -77,9 +79,11 @@ def in_children(
         Called with the number of items done since it was last called.
     batch
         Items that a process takes at a time.
+    limit_s
+        After this long without any result, a process counts as hung, and is killed.
     """
     batches = [list(items[i : i + batch]) for i in range(0, len(items), batch)]
-    with _crew(work, min(workers, len(batches))) as crew:
+    with _crew(work, min(workers, len(batches)), limit_s) as crew:
         done: dict[int, list[Any]] = {}
         waiting = deque(enumerate(batches))
         for i in range(len(batches)):
@@ -94,8 +98,9 @@ def in_children(
 class _Crew:
     """Child processes, each with at most one batch."""
 
-    def __init__(self, work: str, size: int) -> None:
+    def __init__(self, work: str, size: int, limit_s: float) -> None:
         self._work = work
+        self._limit_s = limit_s
         self._idle = [self._hired() for _ in range(size)]
         self._busy: dict[Child, tuple[int, list[Any]]] = {}
 
@@ -112,9 +117,12 @@ class _Crew:
 
     def next_done(self) -> tuple[int, list[Any]]:
         links = {child.link: child for child in self._busy}
-        child = links[wait(list(links))[0]]  # type: ignore[index]  # it returns what it was given
+        ready = wait(list(links), self._limit_s)
+        child = links[ready[0]] if ready else next(iter(self._busy))  # type: ignore[index]
         number, batch = self._busy.pop(child)
         try:
+            if not ready:
+                child.kill()
             results = child.link.recv()
         except (EOFError, ConnectionError):
             child.wait()
@@ -126,15 +134,19 @@ class _Crew:
     def _alone(self, item: Any) -> Any:
         """Do one item of a batch that killed its process in a process of its own."""
         child = self._hired()
+        problem = "crashed the HDF5 library"
         try:
             child.link.send([item])
-            return child.link.recv()[0]
+            if child.link.poll(self._limit_s):
+                return child.link.recv()[0]
+            problem = f"took more than {self._limit_s:.0f} s"
         except (EOFError, ConnectionError):
-            problem = "reading it crashed the HDF5 library; put an intact copy in its place"
-            return ShardDamaged(getattr(item, "path", item), "structure", problem)
+            pass
         finally:
             child.kill()
             child.wait()
+        text = f"reading it {problem}; put an intact copy in its place"
+        return ShardDamaged(getattr(item, "path", item), "structure", text)
 
     def dismiss(self) -> None:
         for child in [*self._idle, *self._busy]:
@@ -143,8 +155,8 @@ class _Crew:
 
 
 @contextmanager
-def _crew(work: str, size: int) -> Iterator[_Crew]:
-    crew = _Crew(work, size)
+def _crew(work: str, size: int, limit_s: float) -> Iterator[_Crew]:
+    crew = _Crew(work, size, limit_s)
     try:
         yield crew
     finally:

@@ -41,6 +41,8 @@ from shardwriter.untrusted import (
 __all__ = ["VerifyReport", "verify"]
 
 _EPISODES_AT_A_TIME = 250
+_LIMIT_S = 120.0
+_DEEP_LIMIT_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +200,8 @@ class _Verification:
         bar = tqdm(total=len(jobs), desc="verify", unit="shard", disable=not self._progress)
         with bar:
             work = "merge.checking:check_shard"
-            results = in_children(work, jobs, self._workers, bar.update, 1 if self._deep else 32)
+            batch, limit_s = (1, _DEEP_LIMIT_S) if self._deep else (32, _LIMIT_S)
+            results = in_children(work, jobs, self._workers, bar.update, batch, limit_s)
             for job, result in zip(jobs, results, strict=True):
                 self._shards += 1
                 if isinstance(result, ShardCheck):

@@ -13,12 +13,13 @@ from typing import Any
 
 import h5py
 import numpy as np
+from h5py import h5d, h5o, h5s
 
 from shardwriter.column_reader import read_rows
-from shardwriter.errors import ConfigError, FieldsDiffer
+from shardwriter.errors import ConfigError, FieldsDiffer, ShardDamaged
 from shardwriter.layout import TIMESTEPS
 from shardwriter.recorded_episode import timestep_rows
-from shardwriter.untrusted import check_column, check_memory, check_path
+from shardwriter.untrusted import check_column, check_memory, check_path, file_of
 
 __all__ = ["Windows", "concatenated", "windows"]
 
@@ -26,9 +27,16 @@ Array = np.ndarray[Any, Any]
 Opened = Callable[[int], AbstractContextManager[h5py.Group]]
 Windows = dict[str, Array]
 
+_SMALL_BYTES = 64 * 1024
+
 
 def concatenated(
-    opened: Opened, field: str, episodes: Sequence[int], start: int | None, stop: int | None
+    opened: Opened,
+    field: str,
+    episodes: Sequence[int],
+    rows: Sequence[int] | None,
+    start: int | None,
+    stop: int | None,
 ) -> tuple[Array, Array]:
     """Return a field's rows of many episodes in one array, and where each episode starts.
 
@@ -40,12 +48,15 @@ def concatenated(
         Table and column, as ``behavior/position``.
     episodes
         Ids, in the order wanted.
+    rows
+        The rows of that table in each episode, None where they are not known.
     start, stop
         Bounds of timesteps in each episode.
     """
+    if rows is not None and start is None and stop is None:
+        return _whole(opened, field, episodes, rows)
     spans = [_span(opened, episode, field, start, stop) for episode in episodes]
-    offsets = np.zeros(len(episodes) + 1, np.int64)
-    np.cumsum([span.count for span in spans], out=offsets[1:])
+    offsets = _offsets([span.count for span in spans])
     there = [span for span in spans if span.dtype is not None]
     if not there:
         raise ConfigError("field", "a table and column of some episode", field)
@@ -57,6 +68,64 @@ def concatenated(
         if span.count:
             out[offsets[i] : offsets[i + 1]] = _rows(opened, field, span)
     return out, offsets
+
+
+def _offsets(counts: Sequence[int]) -> Array:
+    offsets = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    return offsets
+
+
+def _whole(
+    opened: Opened, field: str, episodes: Sequence[int], rows: Sequence[int]
+) -> tuple[Array, Array]:
+    """Read whole columns, each episode opened once, into an array of known length."""
+    counts = list(rows)
+    out: Array | None = None
+    first: _Span | None = None
+    filled = 0
+    for i, episode in enumerate(episodes):
+        with opened(episode) as group:
+            path = file_of(group)
+            dataset = _found(path, group, field)
+            if dataset is None:
+                counts[i] = 0
+                continue
+            dtype, _ = check_column(path, dataset)
+            shape = dataset.shape
+            span = _Span(episode, path, 0, shape[0], dtype, shape[1:])
+            if shape[0] != counts[i]:
+                raise ShardDamaged(path, field, f"expected {counts[i]} rows, got {shape[0]}")
+            if out is None or first is None:
+                first = span
+                check_memory(path, field, sum(counts) * span.row_bytes)
+                out = np.empty((sum(counts), *shape[1:]), dtype)
+            _check_alike(field, [first, span])
+            _read_into(dataset, out[filled : filled + shape[0]])
+            filled += shape[0]
+    if out is None:
+        raise ConfigError("field", "a table and column of some episode", field)
+    return out[:filled], _offsets(counts)
+
+
+def _read_into(dataset: h5d.DatasetID, out: Array) -> None:
+    """Read a whole column; HDF5 itself is quickest for a small one."""
+    if out.nbytes and out.nbytes < _SMALL_BYTES:
+        dataset.read(h5s.ALL, h5s.ALL, out)
+    elif out.nbytes:
+        out[...] = read_rows(h5py.Dataset(dataset), 0, len(out))
+
+
+def _found(path: Path, group: h5py.Group, field: str) -> h5d.DatasetID | None:
+    """Return a column's dataset, None where the episode has none, once no link leads to it."""
+    table, _, column = field.rpartition("/")
+    links = group.id.links
+    place = field.encode()
+    if not (table and column and links.exists(table.encode()) and links.exists(place)):
+        return None
+    check_path(path, group.id, field)
+    node = h5o.open(group.id, place)
+    return node if isinstance(node, h5d.DatasetID) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +147,14 @@ class _Span:
 
 
 def _span(opened: Opened, episode: int, field: str, start: int | None, stop: int | None) -> _Span:
-    table, _, _ = field.rpartition("/")
+    table = field.rpartition("/")[0]
     with opened(episode) as group:
-        path = Path(group.file.filename)
-        if not table or field not in group:
+        path = file_of(group)
+        found = _found(path, group, field)
+        if found is None:
             return _Span(episode, path)
-        dataset = _dataset(path, group, field)
+        check_column(path, found)
+        dataset = h5py.Dataset(found)
         rows, chosen = slice(0, len(dataset)), None
         if start is not None or stop is not None:
             timesteps = _dataset(path, group, f"{table}/{TIMESTEPS}")

@@ -460,7 +460,7 @@ def _reserve(fd: int, path: Path, offset: int, length: int) -> None:
         os.ftruncate(fd, offset)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        reason = f"{os.strerror(error.errno)} ({path.parent})"
+        reason = f"{os.strerror(error.errno)} ({path.resolve().parent})"
         advice = "free some space, or set buffer_dir= to a file system that has it"
         raise NoSpace(path, length, reason, advice) from error
 

@@ -4,13 +4,14 @@ Invariant: what a pipeline declares to HDF5 is what its encoder makes, so that a
 these filters gets back the bytes that were stored.
 """
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
@@ -25,8 +26,10 @@ Array = np.ndarray[Any, Any]
 Encoder = Callable[[Array], Any]
 
 EXTRA_CODECS = ("zstd", "lz4", "blosc")
-_LZ4_HEADER = 12  # original size (8 bytes) and block size (4), big-endian
+_BLOSC_LEVEL, _BLOSC_SHUFFLE = 4, 5  # places among the parameters of HDF5's Blosc filter
+_BY_BITS = 2  # its number for shuffling bits
 _WORTHWHILE = 1.05  # a smaller ratio is not worth decompressing for
+_LEVELLED = ("gzip", "zstd", "blosc")
 _NEAR_BEST = 1.02  # of the candidates this close to the smallest, the fastest is taken,
 _AS_FAST = 1.5  # and of those about as fast, the one of the lowest level
 
@@ -36,12 +39,13 @@ class Pipeline:
     """The filters of one column.
 
     ``name`` is ``gzip``, ``lzf``, ``zstd``, ``lz4``, ``blosc`` or None; ``level`` counts for
-    gzip, zstd and blosc.
+    gzip, zstd and blosc; ``by_bits``, to shuffle bits instead of bytes, for blosc alone.
     """
 
     name: str | None
     level: int = 4
     shuffle: bool = True
+    by_bits: bool = False
 
     def dataset_options(self) -> dict[str, object]:
         """Return what ``create_dataset`` needs to declare the filters."""
@@ -61,7 +65,10 @@ class Pipeline:
             return plugin.Zstd(clevel=self.level)  # type: ignore[no-any-return]  # untyped
         if self.name == "lz4":
             return plugin.LZ4()  # type: ignore[no-any-return]  # untyped
-        return plugin.Blosc(clevel=self.level)  # type: ignore[no-any-return]  # untyped
+        shuffling = plugin.Blosc.SHUFFLE if self.shuffle else plugin.Blosc.NOSHUFFLE
+        if self.by_bits:
+            shuffling = plugin.Blosc.BITSHUFFLE
+        return plugin.Blosc(clevel=self.level, shuffle=shuffling)  # type: ignore[no-any-return]  # untyped
 
     def encoder(self) -> Encoder | None:
         """Return what compresses a chunk outside the HDF5 library, None where only that can."""
@@ -79,8 +86,7 @@ class Pipeline:
             return Deflater(self.level)
         if self.name == "lz4":
             return _lz4
-        compressor: Any = optional("zstandard").ZstdCompressor(self.level)
-        return compressor.compress  # type: ignore[no-any-return]  # untyped
+        return _Zstd(self.level)
 
     @classmethod
     def of(cls, dataset: h5py.Dataset) -> "Pipeline":
@@ -91,15 +97,40 @@ class Pipeline:
             return cls("gzip", filters["gzip"], with_shuffle)
         for name, key in (("lzf", "lzf"), ("zstd", "32015"), ("lz4", "32004"), ("blosc", "32001")):
             if key in filters:
-                level = filters[key][0] if name == "zstd" and filters[key] else 4
-                return cls(name, level, with_shuffle)
+                level, shuffling = _plugin_parameters(name, filters[key] or ())
+                return cls(name, level, with_shuffle or shuffling > 0, shuffling == _BY_BITS)
         return cls(None)
+
+
+def _plugin_parameters(name: str, values: tuple[int, ...]) -> tuple[int, int]:
+    """Return level and kind of shuffling from a filter's parameters as they stand in a file."""
+    if name == "zstd" and values:
+        return values[0], 0
+    if name == "blosc" and len(values) > _BLOSC_SHUFFLE:
+        return values[_BLOSC_LEVEL], values[_BLOSC_SHUFFLE]
+    return 4, 0
+
+
+class _Zstd:
+    """Compresses to Zstandard frames; each thread has a compressor of its own."""
+
+    def __init__(self, level: int) -> None:
+        self._level = level
+        self._local = threading.local()
+
+    def __call__(self, data: bytes) -> bytes:
+        """Return data compressed."""
+        compress = getattr(self._local, "compress", None)
+        if compress is None:
+            compress = optional("zstandard").ZstdCompressor(self._level).compress
+            self._local.compress = compress
+        return cast(bytes, compress(data))
 
 
 def _lz4(data: bytes) -> bytes:
     """Return a chunk in the format of HDF5's registered LZ4 filter (32004): one block."""
     block: bytes = optional("lz4.block").compress(data, store_size=False)
-    stored = min(block, data, key=len)
+    stored = block if len(block) < len(data) else data  # of equal length reads as not compressed
     sizes = len(data).to_bytes(8, "big") + len(data).to_bytes(4, "big")
     return sizes + len(stored).to_bytes(4, "big") + stored
 
@@ -168,27 +199,30 @@ class Compression:
 def round_to(values: Array, precision: float) -> Array:
     """Return float values rounded to multiples of the largest power of two that is fine enough.
 
-    Every value is within `precision` of what it was; NaN, infinities, and values too large to
-    have digits that fine stay as they are. The bits cleared compress away.
+    Every value is within `precision` of what it was, complex ones by their distance; NaN,
+    infinities, and values too large to have digits that fine stay as they are. The bits cleared
+    compress away.
     """
     if values.dtype.kind == "c":
-        parts = round_to(values.view(values.real.dtype), precision)
-        return parts.view(values.dtype)
+        parts = np.ascontiguousarray(values).view(values.real.dtype)
+        return round_to(parts, precision / 2**0.5).view(values.dtype)
     dtype = values.dtype
-    step = dtype.type(2.0 ** np.floor(np.log2(2 * precision)))
-    if step == 0 or not np.isfinite(step):
-        return values
-    digits = np.finfo(dtype).nmant + 1
     with np.errstate(invalid="ignore", over="ignore", under="ignore"):
-        small = np.abs(values) < dtype.type(min(float(step) * 2.0**digits, np.finfo(dtype).max))
-        return np.where(small, np.rint(values / step) * step, values).astype(dtype, copy=False)
+        step = dtype.type(2.0 ** np.floor(np.log2(precision) + 1))
+        if step == 0 or not np.isfinite(step):
+            return values
+        digits = np.finfo(dtype).nmant + 1
+        rounded = np.rint(values / step) * step
+        has_digits = np.abs(values) < float(step) * 2.0**digits
+        return np.where(has_digits & np.isfinite(rounded), rounded, values)
 
 
 def _choose(default: Pipeline, sample: Array) -> tuple[Pipeline, str]:
     """Return the pipeline for data like `sample`, and the measurement it was chosen by."""
     name = default.name or "gzip"
-    levels = sorted({1, default.level, 9}) if name in ("gzip", "zstd") else [default.level]
-    candidates = [Pipeline(name, level, shuffled) for shuffled in (True, False) for level in levels]
+    levels = sorted({1, default.level, 9}) if name in _LEVELLED else [default.level]
+    ways = [(True, False), (False, False), (True, True)][: 3 if name == "blosc" else 2]
+    candidates = [Pipeline(name, level, *way) for way in ways for level in levels]
     measured = [(*_measure(candidate, sample), candidate) for candidate in candidates]
     smallest = min(size for size, _, _ in measured)
     if sample.nbytes < _WORTHWHILE * smallest:
@@ -200,10 +234,12 @@ def _choose(default: Pipeline, sample: Array) -> tuple[Pipeline, str]:
     size, seconds, chosen = min(fast, key=lambda one: one[2].level)
     speed = sample.nbytes / max(seconds, 1e-9) / 1e6
     kind = "shuffle" if chosen.shuffle else "no shuffle"
+    if chosen.by_bits:
+        kind = "bit-shuffle"
     ratio = sample.nbytes / size
     best = sample.nbytes / smallest
-    reason = f"{name} {chosen.level}, {kind}: {ratio:.2f}x at {speed:.0f} MB/s (best {best:.2f}x)"
-    return chosen, reason
+    what = f"{name} {chosen.level}" if name in _LEVELLED else name
+    return chosen, f"{what}, {kind}: {ratio:.2f}x at {speed:.0f} MB/s (best {best:.2f}x)"
 
 
 def _measure(pipeline: Pipeline, sample: Array) -> tuple[int, float]:
@@ -218,9 +254,12 @@ def _measure(pipeline: Pipeline, sample: Array) -> tuple[int, float]:
 
 def _measure_in_library(pipeline: Pipeline, sample: Array) -> tuple[int, float]:
     with h5py.File.in_memory() as file:
+        shape = (2 * len(sample), *sample.shape[1:])
+        options = pipeline.dataset_options()
+        dataset = file.create_dataset("x", shape, sample.dtype, chunks=sample.shape, **options)
+        dataset[: len(sample)] = sample  # the first chunk also loads the filter
+        size = dataset.id.get_storage_size()
         start = time.perf_counter()
-        dataset = file.create_dataset(
-            "x", data=sample, chunks=sample.shape, **pipeline.dataset_options()
-        )
+        dataset[len(sample) :] = sample
         file.flush()
-        return dataset.id.get_storage_size(), time.perf_counter() - start
+        return dataset.id.get_storage_size() - size, time.perf_counter() - start

@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Protocol, TypeVar, cast
 
 from shardwriter.errors import WriterFailed
 from shardwriter.layout import EpisodePaths
+from shardwriter.process import uninterrupted
 from shardwriter.shard import Codecs
 from shardwriter.writer import EpisodeWriter, Sealed, finished
 
@@ -54,15 +56,20 @@ class LocalDrain:
         self._writer: EpisodeWriter | None = None
         self._sealed: Sealed | None = None
         self._blocked_s = 0.0
+        self._drained: dict[str, int] = {}  # chunks by table
 
     def hand_over(self, name: str, chunk: int, n_slots: int) -> None:
-        """Write and flush the slot."""
+        """Write and flush the slot, after those that could not be written before."""
         began = time.perf_counter()
-        self._do(lambda writer: writer.drain(name, chunk))
+        for due in range(self._drained.get(name, 0), chunk + 1):
+            self._do(partial(EpisodeWriter.drain, name=name, chunk=due))
+            self._drained[name] = due + 1
         self._blocked_s += time.perf_counter() - began
 
     def wait_until_free(self, name: str, chunk: int) -> None:
-        """Return: ``hand_over`` has done it."""
+        """Return where ``hand_over`` has done it, else try again: its rows are nowhere else."""
+        if self._drained.get(name, 0) <= chunk:
+            self.hand_over(name, chunk, 0)
 
     def seal(self) -> None:
         """Write what is left and publish the shard."""
@@ -100,9 +107,10 @@ class LocalDrain:
 
     def _do(self, action: Callable[[EpisodeWriter], T]) -> T:
         try:
-            if self._writer is None:
-                self._writer = EpisodeWriter(self._paths, self._codecs)
-            return action(self._writer)
+            with uninterrupted():
+                if self._writer is None:
+                    self._writer = EpisodeWriter(self._paths, self._codecs)
+                return action(self._writer)
         except BaseException as error:
             self._discard_writer()
             if not isinstance(error, Exception):

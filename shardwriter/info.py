@@ -6,12 +6,14 @@ from typing import Any
 import h5py
 import numpy as np
 
+from shardwriter.compression import Pipeline
 from shardwriter.errors import ranges
 from shardwriter.layout import EVENTS, TABLES
 from shardwriter.loader import ExperimentLoader
+from shardwriter.performance import performance_text
 from shardwriter.recorded_episode import RecordedEpisode
 
-__all__ = ["experiment_info", "info_text"]
+__all__ = ["experiment_info", "info_text", "performance_report"]
 
 
 def experiment_info(path: Path) -> dict[str, Any]:
@@ -26,7 +28,9 @@ def experiment_info(path: Path) -> dict[str, Any]:
     -------
     dict
         ``path``, ``metadata``, ``episodes`` (one dict each), ``fields`` by table: dtype, shape
-        of a row, rows, raw and stored bytes over all episodes.
+        of a row, rows, raw and stored bytes over all episodes, compression, and in ``choices``
+        what an adaptive choice was made from. ``performance``: what ``get_performance_stats``
+        returned at the end, ``{}`` for a recording without ``enable_profiling``.
     """
     with ExperimentLoader(path) as loader:
         fields: dict[str, dict[str, Any]] = {}
@@ -37,6 +41,7 @@ def experiment_info(path: Path) -> dict[str, Any]:
         return {
             "path": str(loader.path),
             "metadata": loader.get_metadata(),
+            "performance": loader.get_performance(),
             "episodes": [_row(row) for row in index],
             "fields": fields,
             "raw_bytes": sum(field["raw_bytes"] for field in fields.values()),
@@ -62,23 +67,34 @@ def _fields_of(episode: RecordedEpisode) -> list[tuple[str, dict[str, Any]]]:
 
 def _facts(dataset: h5py.Dataset) -> dict[str, Any]:
     text = h5py.check_string_dtype(dataset.dtype) is not None
+    choice = dataset.attrs.get("compression_choice")
     return {
         "dtype": f"text, at most {dataset.dtype.itemsize} bytes" if text else dataset.dtype.name,
         "shape": list(dataset.shape[1:]),
         "rows": len(dataset),
         "raw_bytes": dataset.nbytes,
         "stored_bytes": dataset.id.get_storage_size(),
-        "compression": dataset.compression,
+        "compression": Pipeline.of(dataset).name,
+        "choices": [choice] if choice else [],
     }
 
 
 def _add(fields: dict[str, dict[str, Any]], name: str, facts: dict[str, Any]) -> None:
-    known = fields.setdefault(name, {**facts, "rows": 0, "raw_bytes": 0, "stored_bytes": 0})
+    nothing = {"rows": 0, "raw_bytes": 0, "stored_bytes": 0, "choices": []}
+    known = fields.setdefault(name, {**facts, **nothing})
     for key in ("rows", "raw_bytes", "stored_bytes"):
         known[key] += facts[key]
     for key in ("dtype", "shape", "compression"):
         if known[key] != facts[key]:
             known[key] = "differs between episodes"
+    known["choices"] += [each for each in facts["choices"] if each not in known["choices"]]
+
+
+def performance_report(info: dict[str, Any]) -> str:
+    """Write the saved performance in what ``experiment_info`` returned as lines for people."""
+    if not info["performance"]:
+        return "  no performance was saved: record with enable_profiling=True"
+    return performance_text(info["performance"])
 
 
 def info_text(info: dict[str, Any]) -> str:
@@ -107,6 +123,7 @@ def info_text(info: dict[str, Any]) -> str:
                 f"  {name:<{width}}  {kind:<18}  {field['rows']:>12,} rows  "
                 f"{_size(field['raw_bytes']):>9}  {ratio:>8}"
             )
+            lines += [f"    chosen: {choice}" for choice in field["choices"]]
     return "\n".join(lines)
 
 

@@ -37,7 +37,15 @@ from shardwriter.recorded_episode import RecordedEpisode
 from shardwriter.schema import INDEX_DTYPE
 from shardwriter.shard_description import check_format
 from shardwriter.shard_files import ShardFiles
-from shardwriter.untrusted import check_path, check_tree, is_inside, read_attributes_of, readable
+from shardwriter.untrusted import (
+    check_heaps,
+    check_path,
+    check_tree,
+    file_of,
+    is_inside,
+    read_attributes_of,
+    readable,
+)
 
 __all__ = ["ExperimentLoader", "ShardWarning", "quick_load"]
 
@@ -163,6 +171,10 @@ class ExperimentLoader:
         """Return machine, interpreter and package versions of the recording."""
         return self._attributes("runtime")
 
+    def get_performance(self) -> dict[str, Any]:
+        """Return what recording cost, ``{}`` for one without ``enable_profiling``."""
+        return read_attributes(self._file["performance"]) if "performance" in self._file else {}
+
     def get_git_info(self) -> dict[str, Any]:
         """Return what ``save_git_info`` kept, ``{}`` for nothing."""
         return self._attributes("git_info")
@@ -231,7 +243,13 @@ class ExperimentLoader:
             An id is unknown; the field is not of one form; it does not fit into memory; no
             episode has it.
         """
-        return concatenated(self._readable_group, field, self._chosen(episodes), start, stop)
+        ids = self._chosen(episodes)
+        table = f"rows_{field.rpartition('/')[0]}"
+        rows = None
+        if table in (self._index.dtype.names or ()):
+            chosen = self._index[table][[self._rows[episode] for episode in ids]]
+            rows = np.maximum(chosen, 0).tolist()
+        return concatenated(self._readable_group, field, ids, rows, start, stop)
 
     def iter_windows(
         self,
@@ -296,7 +314,7 @@ class ExperimentLoader:
 
     @contextmanager
     def _readable_group(self, episode: int) -> Iterator[h5py.Group]:
-        with self._group(episode) as group, readable(Path(group.file.filename), group.name):
+        with self._group(episode) as group, readable(file_of(group)):
             yield group
 
     def _tree(self, name: str) -> dict[str, Any]:
@@ -348,8 +366,9 @@ def open_index(path: Path) -> tuple[h5py.File, np.ndarray[Any, Any]]:
         It is of another format or version, or cannot be read.
     """
     try:
+        check_heaps(path)
         file = h5py.File(path, "r")
-    except OSError as error:
+    except (OSError, ShardDamaged) as error:
         raise FormatError(path, "an HDF5 file", str(error)) from error
     try:
         check_format(path, read_attributes_of(path, file["/"].id))
@@ -371,6 +390,7 @@ def open_index(path: Path) -> tuple[h5py.File, np.ndarray[Any, Any]]:
 
 
 def _source_value(path: Path, place: str, dataset: h5py.Dataset) -> Any:
+    check_heaps(path)
     try:
         with h5py.File(path, "r") as file:
             check_path(path, file.id, place)
@@ -397,9 +417,7 @@ def _master(path: Path) -> Path:
     return path
 
 
-def quick_load(
-    path: str | os.PathLike[str], episode_id: int = 0
-) -> dict[str, Any]:
+def quick_load(path: str | os.PathLike[str], episode_id: int = 0) -> dict[str, Any]:
     """Return one episode whole: metadata and every table, by name.
 
     Raises

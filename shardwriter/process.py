@@ -13,14 +13,16 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
-__all__ = ["Child", "Identity", "Parent", "TerminationAsExit"]
+__all__ = ["Child", "Identity", "Parent", "TerminationAsExit", "uninterrupted"]
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _NAMESPACE = Path("/proc/self/ns/pid")
@@ -189,6 +191,27 @@ class Parent:
         if ready or self._is_gone:
             raise EOFError
         return None
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C back until the block is left, where it could be lost or leave things half done.
+
+    Python drops a KeyboardInterrupt that strikes inside a destructor or weak reference's
+    callback, of which HDF5 objects have many. Only the main thread is ever interrupted.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    caught: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda *event: caught.append(event))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if caught:
+            handler(*caught[-1])
 
 
 def ignore_signals() -> None:

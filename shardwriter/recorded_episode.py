@@ -34,6 +34,7 @@ from shardwriter.untrusted import (
     check_path,
     check_tree,
     entries,
+    file_of,
     open_child,
     readable,
 )
@@ -74,7 +75,7 @@ class RecordedEpisode:
     @contextmanager
     def _reading(self) -> Iterator[h5py.Group]:
         """Lend out the group, where nothing but what is in the file can go wrong."""
-        with self._opened(self.id) as group, readable(Path(group.file.filename), group.name):
+        with self._opened(self.id) as group, readable(file_of(group), group.name):
             yield group
 
     def get_metadata(self) -> dict[str, Any]:
@@ -156,7 +157,7 @@ class RecordedEpisode:
         self, name: str, start: int | None, stop: int | None, empty: Mapping[str, type]
     ) -> Columns:
         with self._reading() as group:
-            path = Path(group.file.filename)
+            path = file_of(group)
             if name not in group:
                 columns: Columns = {TIMESTEPS: np.zeros(0, np.int64)}
                 return columns | {key: np.zeros(0, dtype) for key, dtype in empty.items()}
@@ -170,7 +171,7 @@ def _tree(group: h5py.Group, name: str) -> Any:
     """Return nested static data, once nothing in it leads elsewhere, ``{}`` for none."""
     if name not in group:
         return {}
-    path = Path(group.file.filename)
+    path = file_of(group)
     check_path(path, group.id, name)
     check_tree(path, group[name].id)
     return read_tree(group[name])

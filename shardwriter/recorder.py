@@ -34,7 +34,7 @@ from shardwriter.layout import (
 from shardwriter.memory import MemoryBudget
 from shardwriter.open_episodes import OpenEpisodes
 from shardwriter.performance import Performance
-from shardwriter.process import Identity
+from shardwriter.process import Identity, uninterrupted
 from shardwriter.shard import Codecs
 from shardwriter.table_log import Store
 from shardwriter.writer_process import WriterProcess
@@ -129,7 +129,8 @@ class Recorder:
         self._episodes.settle(_MOST_UNSEALED * max(1, len(self._writers)))
         if episode_id is None:
             return self._start_next()
-        return self._start(checked_id(episode_id))
+        with uninterrupted():
+            return self._start(checked_id(episode_id))
 
     def close(self) -> None:
         """End open episodes as ``interrupted`` and wait until every shard is published.
@@ -151,11 +152,16 @@ class Recorder:
         if self._next_id == 0:
             taken = [*listed_episodes(self.output_dir), *unfinished_episodes(self.output_dir)]
             self._next_id = max(taken, default=-1) + 1
+        candidate = self._next_id  # of this thread's own, so that none is skipped
         while True:
             try:
-                return self._start(self._next_id)
+                with uninterrupted():
+                    opened = self._start(candidate)
             except EpisodeExists:
-                self._next_id += 1
+                candidate += 1
+            else:
+                self._next_id = max(self._next_id, candidate)
+                return opened
 
     def _start(self, episode: int) -> Episode:
         paths = EpisodePaths(self.output_dir, episode)

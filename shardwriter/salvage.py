@@ -92,10 +92,10 @@ def set_aside(path: Path) -> None:
     folder.mkdir(exist_ok=True)
     copy = folder / path.name
     copy.unlink(missing_ok=True)
-    if path.is_symlink():
+    try:
+        os.link(path.resolve(), copy)
+    except OSError:  # on another file system, or on one without links
         shutil.copyfile(path, copy)
-    else:
-        os.link(path, copy)
 
 
 def _copied(sources: list[h5py.Dataset], target: Shard, name: str) -> int:

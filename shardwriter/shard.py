@@ -26,7 +26,7 @@ from shardwriter.schema import Column, Table, fill_value
 __all__ = ["Codecs", "Shard", "amended", "create", "publish"]
 
 Array = np.ndarray[Any, Any]
-Codecs = dict[tuple[str, str], ColumnCodec]
+Codecs = dict[tuple[str, Column], ColumnCodec]
 
 _LIBVER = ("v110", "v114")  # SWMR needs v110; v114 keeps out what HDF5 1.14 cannot read
 _BOUNDS = {"v110": h5py.h5f.LIBVER_V110, "v114": h5py.h5f.LIBVER_V114}
@@ -153,7 +153,7 @@ class Shard:
         chunk_rows = table.rows_per_chunk if rows is None else min(table.rows_per_chunk, rows)
         for i in range(len(columns), len(table.columns)):
             column = table.columns[i]
-            codec = self._codec(table.name, column, None if sample is None else sample[i])
+            codec = self._codec(table, column, None if sample is None else sample[i])
             dataset = _create_column(group, column, max(chunk_rows, 1), first, codec)
             columns.append(_StoredColumn.of(column.name, dataset, codec))
 
@@ -163,17 +163,20 @@ class Shard:
         group = self.group.require_group(table.name)
         for column in table.columns[: len(source)]:
             given = source[column.name]
-            codec = ColumnCodec(Pipeline.of(given), given.attrs.get("precision"))
+            reason = str(given.attrs.get("compression_choice", ""))
+            codec = ColumnCodec(Pipeline.of(given), given.attrs.get("precision"), reason)
             first = int(given.attrs.get("first_row", 0))
             dataset = _create_column(group, column, given.chunks[0], first, codec)
             columns.append(_StoredColumn.of(column.name, dataset, codec))
 
-    def _codec(self, table: str, column: Column, sample: Array | None) -> ColumnCodec:
-        key = (table, column.name)
+    def _codec(self, table: Table, column: Column, sample: Array | None) -> ColumnCodec:
+        key = (table.name, column)
         codec = self._codecs.get(key)
         if codec is None:
-            codec = self._compression.codec(table, column, sample)
-            if sample is not None or not self._compression.adaptive:
+            codec = self._compression.codec(table.name, column, sample)
+            # Fewer rows than fill a slot tell little of other episodes.
+            is_full = sample is not None and len(sample) == table.rows_per_chunk
+            if is_full or not self._compression.adaptive:
                 self._codecs[key] = codec
         return codec
 

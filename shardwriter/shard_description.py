@@ -7,6 +7,7 @@ returns holds no open file, so that it can travel between processes.
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,12 @@ __all__ = [
 _COPIED_BYTES = 64 * 1024  # larger arrays outside tables stay where they are
 _MOST_TEXT_BYTES = 256 << 20
 _OF_STORAGE = ("crc32", "is_sorted")  # attributes of columns: of the chunks, not of the values
+_INTEGERS = {
+    "episode_id": (0, 2**63),
+    "seed": (0, 2**64),
+    "total_timesteps": (0, 2**63),
+    "total_spikes": (0, 2**63),
+}
 _REQUIRED = ("episode_id", "status", "seed", "start_time", "end_time")
 
 
@@ -160,8 +167,18 @@ def _check_required(path: Path, name: bytes, values: Mapping[str, Any]) -> None:
     if lacking:
         place = f"{EPISODES}/{os.fsdecode(name)}"
         raise ShardDamaged(path, place, f"expected attributes {', '.join(lacking)}; got none")
-    if not 0 <= int(values["episode_id"]) < 2**63:
-        raise ShardDamaged(path, os.fsdecode(name), f"no episode id: {values['episode_id']}")
+    place = f"{EPISODES}/{os.fsdecode(name)}"
+    for key, (low, high) in _INTEGERS.items():
+        if not low <= int(values.get(key, 0)) < high:
+            raise ShardDamaged(
+                path, f"{place}@{key}", f"expected an id or count, got {values[key]}"
+            )
+    float(values.get("total_reward", 0.0))
+    for key in ("start_time", "end_time"):
+        try:
+            datetime.fromisoformat(str(values[key])).timestamp()
+        except (ValueError, OverflowError) as error:
+            raise ShardDamaged(path, f"{place}@{key}", f"expected a time: {error}") from error
 
 
 def _group(path: Path, parent: h5g.GroupID, name: bytes) -> h5g.GroupID:

@@ -19,7 +19,7 @@ from h5py import h5f, h5g
 
 from shardwriter.errors import MasterStale, ShardDamaged, ShardMissing, ShardOutside
 from shardwriter.layout import episode_group
-from shardwriter.untrusted import check_path, read_text_attribute, readable
+from shardwriter.untrusted import check_heaps, check_path, read_text_attribute, readable
 
 __all__ = ["ShardFiles"]
 
@@ -30,7 +30,7 @@ _SHARE = 4  # of the descriptors that the process may have, one in so many
 class _OpenShard:
     __slots__ = ("file", "users")
 
-    def __init__(self, file: h5py.File) -> None:
+    def __init__(self, file: h5f.FileID) -> None:
         self.file = file
         self.users = 0
 
@@ -79,12 +79,12 @@ class ShardFiles:
         name = self._names[row]
         place = episode_group(self._shard_ids[row])
         if not name:
-            yield self._episode(self._master, self._file, place)
+            yield self._episode(self._master, self._file.id, place)
             return
         with self._lock:
             shard = self._open.pop(name, None)
             if shard is None:
-                shard = _OpenShard(h5py.File(self._checked(row)))
+                shard = _OpenShard(self._checked(row))
             self._open[name] = shard
             shard.users += 1
             self._close_idle()
@@ -95,10 +95,10 @@ class ShardFiles:
                 shard.users -= 1
 
     @staticmethod
-    def _episode(path: Path, file: h5py.File, place: str) -> h5py.Group:
+    def _episode(path: Path, file: h5f.FileID, place: str) -> h5py.Group:
         with readable(path, place):
-            check_path(path, file.id, place)
-            return file[place]
+            check_path(path, file, place)
+            return h5py.Group(h5g.open(file, place.encode()))
 
     def path(self, row: int) -> Path:
         """Return the path of an episode's shard."""
@@ -112,9 +112,11 @@ class ShardFiles:
             self._open.clear()
 
     def _close_idle(self) -> None:
-        idle = [name for name, shard in self._open.items() if shard.users == 0]
-        for name in idle[: max(0, len(self._open) - self._most_open)]:
-            self._open.pop(name).file.close()
+        surplus = len(self._open) - self._most_open
+        if surplus > 0:
+            idle = [name for name, shard in self._open.items() if shard.users == 0]
+            for name in idle[:surplus]:
+                self._open.pop(name).file.close()
 
     def check(self, row: int) -> None:
         """Check an episode's shard, as ``group`` does, without lending it out.
@@ -127,7 +129,7 @@ class ShardFiles:
         with self._lock:
             is_open = self._names[row] in self._open
         if self._names[row] and not is_open:
-            h5py.File(self._checked(row)).close()
+            self._checked(row).close()
 
     def _checked(self, row: int) -> h5f.FileID:
         """Open a shard, once it is known to be the one that the master was built from."""
@@ -141,6 +143,7 @@ class ShardFiles:
         if size != self._sizes[row]:
             expected = f"{self._sizes[row]} bytes"
             raise MasterStale(self._master, path, expected, f"{size}", advice)
+        check_heaps(path)
         try:
             opened = h5f.open(os.fsencode(path), h5f.ACC_RDONLY)
         except OSError as error:
@@ -153,7 +156,7 @@ class ShardFiles:
                 stale = f"shard {found}"
                 raise MasterStale(self._master, path, f"shard {expected}", stale, advice)
         except BaseException:
-            h5py.File(opened).close()
+            opened.close()
             raise
         return opened
 

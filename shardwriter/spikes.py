@@ -56,9 +56,11 @@ class SpikeTrain(Mapping[str, Array]):
         Raises
         ------
         IndexError
-            A neuron's id is not below `n_neurons`.
+            A neuron's id is negative, or not below `n_neurons`.
         """
         start, stop = self._span
+        if len(self["neuron_ids"]) and self["neuron_ids"].min() < 0:
+            raise IndexError(f"expected ids from 0 up, got {self['neuron_ids'].min()}")
         dense = np.zeros((stop - start, n_neurons), bool)
         dense[self[TIMESTEPS] - start, self["neuron_ids"]] = True
         return dense

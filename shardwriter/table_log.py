@@ -120,7 +120,7 @@ class TableLog:
         if row == 0 or end >= self._limit:
             self.extend(timestep, (values,), len(values))
             return
-        self._timesteps[row:end] = timestep
+        self._timesteps[row:end].fill(timestep)
         self._fields[0][row:end] = values
         self._row = end
         self._counter[0] = self._base + end

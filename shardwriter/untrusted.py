@@ -24,10 +24,12 @@ __all__ = [
     "as_object",
     "check_column",
     "check_filters",
+    "check_heaps",
     "check_memory",
     "check_path",
     "check_tree",
     "entries",
+    "file_of",
     "is_inside",
     "open_child",
     "opened",
@@ -39,6 +41,8 @@ __all__ = [
 Node: TypeAlias = "h5g.GroupID | h5d.DatasetID"
 
 UNREADABLE = (OSError, KeyError, RuntimeError, ValueError, TypeError, OverflowError, MemoryError)
+_HEAP = b"GCOL\x01\0\0\0"
+_HEAP_SEARCH = 128 * 1024
 DEEPEST = 64
 MOST_NODES = 100_000  # below one episode or one group of the experiment
 _MOST_ATTRIBUTES = 10_000
@@ -49,6 +53,11 @@ _STORED_KINDS = "biufcS"
 _DEFLATE, _SHUFFLE, _FLETCHER32, _LZF = 1, 2, 3, 32000
 _STOCK_FILTERS = {_DEFLATE, _SHUFFLE, _FLETCHER32, _LZF}
 _PLUGIN_FILTERS = {32001, 32004, 32008, 32015, 32026}  # Blosc, LZ4, bitshuffle, Zstd, Blosc2
+
+
+def file_of(group: h5py.Group) -> Path:
+    """Return the path of the file that a group is in."""
+    return Path(os.fsdecode(h5f.get_name(group.id)))
 
 
 @contextmanager
@@ -66,6 +75,52 @@ def readable(path: Path, place: str = "structure") -> Iterator[None]:
         raise ShardDamaged(path, place, f"cannot be read: {error}") from error
 
 
+def check_heaps(path: Path) -> None:
+    """Refuse a file whose global heaps, where texts are, would keep HDF5 busy for ever.
+
+    HDF5 does not guard these blocks by checksums, and one entry of length 0 makes its reader loop.
+    Both ends of the file are searched, where writers of this package put them.
+
+    Raises
+    ------
+    ShardDamaged
+        There is such a heap, or the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            parts = [file.read(_HEAP_SEARCH)]
+            if size > _HEAP_SEARCH:
+                file.seek(max(_HEAP_SEARCH, size - _HEAP_SEARCH))
+                parts.append(file.read())
+    except OSError as error:
+        raise ShardDamaged(path, "structure", f"cannot be opened: {error}") from error
+    for data in parts:
+        at = data.find(_HEAP)
+        while at >= 0:
+            if _loops(data, at):
+                raise ShardDamaged(path, "global heap", "expected entries of some length, got 0")
+            at = data.find(_HEAP, at + 1)
+
+
+def _loops(data: bytes, at: int) -> bool:
+    """Tell whether a global heap has an entry for free space that takes no space.
+
+    Layout: HDF5 File Format Specification 3.0, III.E: after the head of 16 bytes, entries of
+    index (2 bytes), references (2), reserved (4), size (8), and the data padded to 8 bytes;
+    the entry of index 0 is the free space, its head included.
+    """
+    end = min(len(data), at + int.from_bytes(data[at + 8 : at + 16], "little"))
+    at += 16
+    while at + 16 <= end:
+        index = int.from_bytes(data[at : at + 2], "little")
+        length = int.from_bytes(data[at + 8 : at + 16], "little")
+        if index == 0 and length < 16:
+            return True
+        at += length if index == 0 else 16 + (length + 7) // 8 * 8
+    return False
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[h5g.GroupID]:
     """Open a file to read, and give its root; all that was opened in it is closed at the end.
@@ -75,6 +130,7 @@ def opened(path: Path) -> Iterator[h5g.GroupID]:
     ShardDamaged
         It is no HDF5 file, or what is read in the block cannot be.
     """
+    check_heaps(path)
     try:
         file = h5f.open(os.fsencode(path), h5f.ACC_RDONLY)
     except OSError as error:
@@ -217,9 +273,8 @@ def _attributes(path: Path, node: Node, count: int) -> Iterator[tuple[str, Any]]
             raise ShardDamaged(path, f"{_place(node)}@{name}", "expected at most 64 MiB")
         kind = attribute.get_type()
         shape: tuple[int, ...] = attribute.shape
-        is_scalar = shape == ()
         if isinstance(kind, h5t.TypeStringID):
-            yield name, _text(attribute) if is_scalar else as_object(node).attrs[name]
+            yield name, as_object(node).attrs[name] if shape else _text(attribute)
             continue
         dtype = kind.dtype
         if dtype.kind not in _STORED_KINDS:
@@ -227,14 +282,16 @@ def _attributes(path: Path, node: Node, count: int) -> Iterator[tuple[str, Any]]
             raise ShardDamaged(path, f"{_place(node)}@{name}", problem)
         value = np.empty(shape, dtype)
         attribute.read(value)
-        yield name, value[()] if is_scalar else value
+        yield name, value if shape else value[()]
 
 
 def _text(attribute: h5a.AttrID) -> str:
+    """Return an attribute's text; what is not UTF-8 raises UnicodeError."""
     value = np.empty((), attribute.dtype)
     attribute.read(value)
-    text = value[()]
-    return text.decode("utf-8", "surrogateescape") if isinstance(text, bytes) else str(text)
+    text: Any = value[()]
+    data: bytes = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
+    return data.decode("utf-8")
 
 
 def as_object(node: Node) -> h5py.Group | h5py.Dataset:
@@ -252,7 +309,7 @@ def read_text_attribute(path: Path, node: Node, name: str) -> str:
     """
     try:
         attribute = h5a.open(node, name.encode())
-        if isinstance(attribute.get_type(), h5t.TypeStringID) and attribute.shape == ():
+        if isinstance(attribute.get_type(), h5t.TypeStringID) and not attribute.shape:
             return _text(attribute)
     except (KeyError, OSError, RuntimeError) as error:
         raise ShardDamaged(path, f"@{name}", f"cannot be read: {error}") from error

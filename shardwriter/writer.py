@@ -115,14 +115,21 @@ class EpisodeWriter:
         self._only_in_part: set[tuple[str, int]] = set()  # of them, those with a damaged slot
         self._damage: list[str] = []
         self._flushed: dict[str, int] = {}  # rows of each table when `flush` last wrote
+        self.episode = paths.episode
+        try:
+            self._begin()
+        except BaseException:
+            self.close()  # or nobody could try again while this process lives
+            raise
+
+    def _begin(self) -> None:
         self._read_records()
         if not self._start:
-            raise BufferDamaged(paths.buffer, "its start record is gone")
-        self.episode = paths.episode
+            raise BufferDamaged(self._paths.buffer, "its start record is gone")
         self._compression = Compression(**self._start["compression"])
-        if paths.part.exists() or paths.journal.exists():
+        if self._paths.part.exists() or self._paths.journal.exists():
             self._take_over()
-        if is_recovery:
+        if self._is_recovery:
             self._verify_slots()
 
     def drain(self, name: str, chunk: int) -> None:

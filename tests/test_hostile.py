@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -331,6 +332,31 @@ def test_a_crash_is_the_file_s_not_ours(experiment: Path) -> None:
         results = list(in_children("test_hostile:crash", paths, 2, lambda n: None))
     assert [type(result) for result in results] == [type(None), ShardDamaged, type(None)]
     assert "crashed the HDF5 library" in str(results[1])
+
+
+def sleep(path: Path) -> None:
+    """Hang as HDF5 does over some damaged files, for one file."""
+    if path.name == "episode_0001.h5":
+        time.sleep(1000)
+
+
+def test_a_hang_is_the_file_s_not_ours(experiment: Path) -> None:
+    paths = [shard(experiment, 0), shard(experiment, 1)]
+    results = list(in_children("test_hostile:sleep", paths, 1, lambda n: None, limit_s=10.0))
+    assert [type(result) for result in results] == [type(None), ShardDamaged]
+    assert "took more than 10 s" in str(results[1])
+
+
+def test_a_heap_that_hangs_hdf5_is_refused(experiment: Path) -> None:
+    path = shard(experiment, 1)
+    data = bytearray(path.read_bytes())
+    heap = data.index(b"GCOL")
+    data[heap + 16 : heap + 32] = bytes(16)
+    path.write_bytes(data)
+    with pytest.raises(ShardDamaged, match="global heap"):
+        describe(path)
+    with ExperimentLoader(experiment) as loader, pytest.raises(ShardDamaged, match="global heap"):
+        loader.get_episode(1).get_behavior()
 
 
 @pytest.mark.parametrize("target", ["shard", "master"])

@@ -1,0 +1,272 @@
+"""How does merging grow with the number of shards, and what does reading across them cost?
+
+Run ``python -m bench.merge`` (``--quick`` for a few seconds, ``--shards 1000 10000`` to choose).
+The shards are copies of one recorded episode of 12 datasets, each with an id and uuid of its own.
+The peer is a plain single-process h5py loop that builds the same virtual datasets, in the same
+run. Everything runs under ``ulimit -n 256``. Ceilings: for packing, ``cp`` of the same files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import unittest.mock
+import uuid
+import warnings
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, too
+
+import h5py
+import numpy as np
+
+from bench.machine import Machine, busy_cpu_s, disk_folder, rss_bytes, tree_cpu_s
+from bench.tables import markdown
+
+__all__ = ["main", "measure"]
+
+DESCRIPTORS = 256
+PEER_MOST = 2_000  # shards that the peer merges; beyond, its rate is taken as it is
+ADDED = 100
+STEPS = 200
+FIELD = "behavior/position"
+
+
+def record_template(folder: Path) -> Path:
+    """Record the episode that every shard is a copy of; return its experiment."""
+    from shardwriter import DataExporter
+
+    rng = np.random.default_rng(0)
+    with DataExporter("bench", folder, neural_sampling_rate=10, progress=False) as exporter:
+        exporter.save_config({"rate": 0.5})
+        with exporter.start_episode(0) as episode:
+            for t in range(STEPS):
+                episode.log_timestep(
+                    t,
+                    neural_state={"potential": rng.random(50, np.float32)},
+                    spikes=rng.random(50) < 0.05,
+                    behavior={"position": rng.random(3), "speed": rng.random(), "angle": t / 7},
+                    reward=float(t % 3),
+                )
+            episode.log_event("goal", 3, {"zone": 1})
+    return exporter.output_dir
+
+
+def add_shards(directory: Path, template: Path, numbers: range) -> None:
+    """Add shards with ids and uuids of their own."""
+    data = (template / "shards/episode_0000.h5").read_bytes()
+    for i in numbers:
+        path = directory / "shards" / f"episode_{i:04d}.h5"
+        path.write_bytes(data)
+        with h5py.File(path, "r+") as file:
+            file.attrs["uuid"] = uuid.UUID(int=i).hex
+            group = f"episodes/episode_{i:04d}"
+            if i:
+                file.move("episodes/episode_0000", group)
+            file[group].attrs["episode_id"] = i
+
+
+def peer_merge(directory: Path, target: Path, count: int) -> None:
+    """Build the same virtual datasets the plain way."""
+    with h5py.File(target, "w", libver=("v108", "v114")) as master:
+        for path in sorted((directory / "shards").iterdir())[:count]:
+            with h5py.File(path) as shard:
+
+                def show(name: str, node: Any, source: str = path.name) -> None:
+                    if isinstance(node, h5py.Group):
+                        group = master.require_group(name)
+                        for key, value in node.attrs.items():
+                            group.attrs[key] = value
+                        return
+                    layout = h5py.VirtualLayout(node.shape, node.dtype)
+                    layout[...] = h5py.VirtualSource(f"shards/{source}", name, node.shape)
+                    master.create_virtual_dataset(name, layout, fillvalue=0)
+
+                shard.visititems(show)
+
+
+def peer_concat(directory: Path, field: str = FIELD) -> Any:
+    """Read one field of all shards the plain way."""
+    parts = []
+    for path in sorted((directory / "shards").iterdir()):
+        with h5py.File(path) as file:
+            (name,) = file["episodes"]
+            parts.append(file[f"episodes/{name}/{field}"][()])
+    return np.concatenate(parts)
+
+
+def timed(action: Callable[[], Any]) -> dict[str, float]:
+    """Return wall seconds, CPU seconds of this process and its children, and foreign cores."""
+    busy, used, start = busy_cpu_s(), tree_cpu_s(), time.perf_counter()
+    action()
+    wall = time.perf_counter() - start
+    cpu = max(0.0, tree_cpu_s() - used)
+    return {"s": wall, "cpu_s": cpu, "foreign": max(0.0, busy_cpu_s() - busy - cpu) / wall}
+
+
+def measure(count: int, folder: Path, template: Path, *, reads: bool) -> dict[str, Any]:
+    """Measure every operation on an experiment of so many shards, made here."""
+    from merge import MergeOptions, merge_experiments, verify
+    from shardwriter import ExperimentLoader
+
+    directory = folder / f"bench_{count}"
+    (directory / "shards").mkdir(parents=True)
+    shutil.copytree(template / "experiment", directory / "experiment")
+    add_shards(directory, template, range(count))
+    found: dict[str, Any] = {"shards": count}
+
+    def merged(**options: Any) -> None:
+        merge_experiments([directory], None, MergeOptions(**options))
+
+    found["merge"] = timed(merged)
+    found["unchanged"] = timed(merged)
+    add_shards(directory, template, range(count, count + ADDED))
+    found["added"] = timed(merged)
+    most = min(count, PEER_MOST)
+    peer = timed(lambda: peer_merge(directory, directory / "peer.h5", most))
+    found["peer"] = {"shards": most, **peer}
+    (directory / "peer.h5").unlink()
+
+    def open_and_read(episode: int) -> None:
+        with ExperimentLoader(directory) as loader:
+            loader.get_episode(episode).get_behavior()
+
+    open_and_read(0)  # imports
+    found["open"] = timed(lambda: open_and_read(count // 2))
+    found["verify"] = timed(lambda: verify(directory))
+    if reads:
+        with ExperimentLoader(directory) as loader:
+            found["check_us"] = check_us(loader, directory, min(count, 1000))
+            found["concat"] = timed(lambda: loader.concat(FIELD))
+            drawn = loader.iter_windows(16, 8, [FIELD], batch_size=256)
+            found["windows"] = timed(lambda: sum(1 for _ in drawn))
+        found["peer_concat"] = timed(lambda: peer_concat(directory))
+    found["rss_mb"] = rss_bytes(peak=True) / 1e6
+    found["master_mb"] = (directory / "experiment_data.h5").stat().st_size / 1e6
+    shutil.rmtree(directory)
+    return found
+
+
+def check_us(loader: Any, directory: Path, count: int) -> float:
+    """Return what checking a shard costs on top of opening it, in µs."""
+    files = loader._shards
+    paths = [directory / "shards" / f"episode_{i:04d}.h5" for i in range(count)]
+    rounds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        for row in range(count):
+            files.check(row)
+        checked = time.perf_counter() - start
+        start = time.perf_counter()
+        for path in paths:
+            h5py.File(h5py.h5f.open(os.fsencode(path))).close()
+        rounds.append(checked - (time.perf_counter() - start))
+    return float(np.median(rounds)) / count * 1e6
+
+
+def measure_pack(folder: Path, *, megabytes: int) -> dict[str, Any]:
+    """Pack a few large shards, and copy them by ``cp`` for comparison."""
+    from merge import pack
+    from shardwriter import DataExporter, ExperimentLoader
+
+    rng = np.random.default_rng(0)
+    block = rng.random((1000, 250))
+    with DataExporter("pack", folder, neural_sampling_rate=1, progress=False) as exporter:
+        for i in range(4):
+            with exporter.start_episode(i) as episode:
+                for start in range(0, megabytes * 125, 1000):
+                    steps = np.arange(start, start + 1000)
+                    episode.log_timesteps(steps, neural_state={"potential": block})
+    directory = exporter.output_dir
+    size = sum(path.stat().st_size for path in (directory / "shards").iterdir())
+    command = ["cp", "-r", os.fspath(directory / "shards"), os.fspath(folder / "copy")]
+    copy = timed(lambda: subprocess.run(command, check=True))
+    packed = timed(lambda: pack(directory, folder / "pack.h5"))
+    with unittest.mock.patch.object(import_module("merge.pack"), "_check"):
+        raw = timed(lambda: pack(directory, folder / "raw.h5"))
+    field = "neural_states/potential"
+    with ExperimentLoader(directory) as loader:
+        ours = timed(lambda: loader.concat(field))
+    peer = timed(lambda: peer_concat(directory, field))
+    return {
+        "mb": size / 1e6,
+        "cp": copy,
+        "pack": packed,
+        "raw": raw,
+        "concat": ours,
+        "peer_concat": peer,
+    }
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Write the growth curve."""
+    titles = ["shards", "merge s", "CPU s", "ms/shard", f"+{ADDED} s", "unchanged s"]
+    titles += ["peer ms/shard", "peer / ours", "open + read ms", "verify s", "RSS MB", "master MB"]
+    rows = []
+    for each in results:
+        ours = each["merge"]["s"] / each["shards"] * 1e3
+        peer = each["peer"]["s"] / each["peer"]["shards"] * 1e3
+        values = [each["merge"]["s"], each["merge"]["cpu_s"], ours, each["added"]["s"]]
+        values += [each["unchanged"]["s"], peer, peer / ours, each["open"]["s"] * 1e3]
+        values += [each["verify"]["s"], each["rss_mb"], each["master_mb"]]
+        rows.append([f"{each['shards']:,}", *(f"{value:.2f}" for value in values)])
+    return markdown(titles, rows)
+
+
+def reads_table(last: dict[str, Any], packed: dict[str, Any]) -> str:
+    """Write what reading across episodes costs against a loop of plain h5py reads."""
+    rows = []
+    for name, each in ((f"{last['shards']:,} small shards", last), ("4 large shards", packed)):
+        ours, peer = each["concat"]["s"], each["peer_concat"]["s"]
+        rows.append([f"concat, {name}", f"{ours:.3f}", f"{peer:.3f}", f"{peer / ours:.2f}"])
+    rows.append([f"iter_windows, {last['shards']:,}", f"{last['windows']['s']:.3f}", "", ""])
+    return markdown(["read", "s", "h5py loop s", "h5py / ours"], rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print, and write JSON where asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a few seconds, for CI")
+    parser.add_argument("--shards", type=int, nargs="+", default=[100, 1_000, 10_000])
+    parser.add_argument("--folder", type=Path, help="where the files go, on a disk")
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    options = parser.parse_args(arguments)
+    counts = [20, 60] if options.quick else options.shards
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, hard))
+    warnings.simplefilter("error")
+    with tempfile.TemporaryDirectory(dir=disk_folder(options.folder)) as name:
+        folder = Path(name)
+        template = record_template(folder)
+        print(Machine.here(folder), flush=True)
+        results = []
+        for count in counts:
+            results.append(measure(count, folder, template, reads=count == counts[-1]))
+            print(f"{count:,} shards done", file=sys.stderr, flush=True)
+        packed = measure_pack(folder, megabytes=2 if options.quick else 64)
+    print(table(results))
+    last = results[-1]
+    print(f"\nforeign load while merging: {last['merge']['foreign']:.2f} cores")
+    print(f"check of a shard, on top of opening it: {last['check_us']:.0f} µs")
+    print("\n" + reads_table(last, packed))
+    rates = {name: packed["mb"] / packed[name]["s"] for name in ("pack", "raw", "cp")}
+    print(
+        f"pack: {rates['raw']:.0f} MB/s copied, {rates['raw'] / rates['cp']:.0%} of cp "
+        f"({rates['cp']:.0f} MB/s); {rates['pack']:.0f} MB/s with every digest checked"
+    )
+    if options.json is not None:
+        options.json.write_text(json.dumps({"counts": results, "pack": packed}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

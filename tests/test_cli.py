@@ -1,0 +1,122 @@
+"""The command line: what it prints, and how it fails."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from known_episode import KnownEpisode
+
+from shardwriter import DataExporter
+from shardwriter.cli import main
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with DataExporter("maze", tmp_path_factory.mktemp("cli"), progress=False) as exporter:
+        for episode_id in range(3):
+            with exporter.start_episode(episode_id) as episode:
+                KnownEpisode(episode_id).log(episode)
+        exporter.start_episode(7)
+    return exporter.output_dir
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    code = "import sys; from shardwriter.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_merge_builds_the_master_anew(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    master = directory / "experiment_data.h5"
+    master.unlink()
+    assert main(["merge", str(directory)]) == 0
+    assert master.exists()
+    output = capsys.readouterr()
+    assert str(master) in output.out
+    assert "4 episodes" in output.out
+
+
+def test_merge_writes_where_it_is_told(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    master = directory / "again.h5"
+    assert main(["merge", str(directory), "--output", str(master)]) == 0
+    assert str(master) in capsys.readouterr().out
+    assert main(["info", str(master)]) == 0
+
+
+def test_info_says_what_is_there(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(directory)]) == 0
+    text = capsys.readouterr().out
+    for part in ("maze", "4: 0-2, 7", "3 completed, 1 empty", "behavior/position", "float32 (3,)"):
+        assert part in text
+
+
+def test_info_for_programs(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(directory), "--json"]) == 0
+    info = json.loads(capsys.readouterr().out)
+    assert [episode["episode_id"] for episode in info["episodes"]] == [0, 1, 2, 7]
+    assert [episode["status"] for episode in info["episodes"]] == ["completed"] * 3 + ["empty"]
+    assert info["metadata"]["experiment_name"] == "maze"
+    position = info["fields"]["behavior/position"]
+    assert (position["dtype"], position["shape"], position["rows"]) == ("float32", [3], 180)
+    assert position["raw_bytes"] == 180 * 12
+
+
+@pytest.mark.parametrize("command", ["merge", "info"])
+def test_an_error_is_one_line_and_exit_code_1(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, str(tmp_path / "gone")]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    (line,) = output.err.splitlines()
+    assert line.startswith(f"shardwriter: {tmp_path / 'gone'}: expected an experiment")
+
+
+def test_errors_of_the_system_are_one_line_too(
+    directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["merge", str(directory), "-o", str(tmp_path / "no" / "place.h5")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("shardwriter: ")
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    plain = run("info", tmp_path)
+    assert (plain.returncode, plain.stdout) == (1, "")
+    assert len(plain.stderr.splitlines()) == 1
+    debug = run("info", tmp_path, "--debug")
+    assert debug.returncode == 1
+    assert "Traceback (most recent call last)" in debug.stderr
+    assert plain.stderr.removeprefix("shardwriter: ").strip() in debug.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["nonsense"], ["merge"], ["info", "a", "b"], ["demo", "--episodes", "0"], ["info", "-x"]],
+    ids=" ".join,
+)
+def test_wrong_usage_is_exit_code_2(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "usage: shardwriter" in capsys.readouterr().err
+
+
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert all(command in text for command in ("merge", "info", "demo"))
+
+
+def test_the_command_is_installed_with_the_package() -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "shardwriter", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.startswith("shardwriter ")

@@ -1,0 +1,120 @@
+"""The code in README.md and docs/format.md runs, and the bytes that format.md describes are those.
+
+The examples have a stage of their own in .ci/run.
+"""
+
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shardwriter import DataExporter
+
+ROOT = Path(__file__).parent.parent
+
+
+def python_blocks(path: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_readme_runs_from_top_to_bottom(tmp_path: Path) -> None:
+    blocks = python_blocks(ROOT / "README.md")
+    assert len(blocks) >= 5
+    script = tmp_path / "readme.py"
+    script.write_text("\n\n".join(blocks))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    subprocess.run(
+        [sys.executable, "-W", "error", str(script)],
+        cwd=tmp_path,
+        env=environment,
+        check=True,
+        timeout=110,
+    )
+    assert list(tmp_path.glob("experiments/maze_*/experiment_data.h5"))
+
+
+def test_reader_of_the_format_page_reads_and_notices_damage(tmp_path: Path) -> None:
+    (reader,) = python_blocks(ROOT / "docs" / "format.md")
+    page: dict[str, Any] = {}
+    exec(compile(reader, "format.md", "exec"), page)
+    positions = np.random.default_rng(0).normal(size=(250, 3)).astype(np.float32)
+    with (
+        DataExporter("read", tmp_path, chunk_size=100, compression=None) as exporter,
+        exporter.start_episode(7) as episode,
+    ):
+        for t, position in enumerate(positions):
+            late = {"late": t / 2} if t >= 150 else {}
+            episode.log_timestep(t, behavior={"position": position, **late})
+    master = exporter.output_dir / "experiment_data.h5"
+    read = page["read_column"](master, 7, "behavior/position")
+    assert read.dtype == np.float32
+    np.testing.assert_array_equal(read, positions)
+    late = page["read_column"](master, 7, "behavior/late")
+    np.testing.assert_array_equal(late, [np.nan] * 150 + [t / 2 for t in range(150, 250)])
+
+    shard = exporter.output_dir / "shards" / "episode_0007.h5"
+    content = shard.read_bytes()
+    assert content.count(positions[40].tobytes()) == 1
+    shard.write_bytes(content.replace(positions[40].tobytes(), positions[41].tobytes()))
+    with pytest.raises(ValueError, match="damaged"):
+        page["read_column"](master, 7, "behavior/position")
+
+
+def aligned(n: int) -> int:
+    return -(-n // 64) * 64
+
+
+def tables_by_the_page(data: bytes) -> dict[str, dict[str, np.ndarray[Any, Any]]]:
+    """Read the tables of a buffer as docs/format.md says, while all its rows are in the slots."""
+    assert data[:8] == b"SWBUF\0\0\1"
+    (offset,) = struct.unpack_from("<Q", data, 8)
+    tables: dict[str, dict[str, np.ndarray[Any, Any]]] = {}
+    while offset:
+        following, kind, length, _, crc = struct.unpack_from("<5Q", data, offset)
+        payload = data[offset + 64 : offset + 64 + length]
+        assert zlib.crc32(payload) == crc
+        position = offset + aligned(64 + length)
+        for table in json.loads(payload) if kind == 1 else ():
+            slots, rows_per_chunk = table["slots"], table["rows_per_chunk"]
+            rows, *digests = struct.unpack_from(f"<{1 + slots}Q", data, position)
+            position += aligned(8 * (3 + slots))
+            columns: dict[str, list[np.ndarray[Any, Any]]] = {}
+            for slot in range(slots):
+                start = position
+                held = min(max(rows - slot * rows_per_chunk, 0), rows_per_chunk)
+                for name, dtype, shape, _ in table["columns"]:
+                    count = rows_per_chunk * int(np.prod(shape))
+                    block = np.frombuffer(data, dtype, count, position)
+                    columns.setdefault(name, []).append(block.reshape(-1, *shape)[:held])
+                    position += aligned(block.nbytes)
+                if held == rows_per_chunk:
+                    assert digests[slot] == (slot + 1) << 32 | zlib.crc32(data[start:position])
+            tables[table["name"]] = {key: np.concatenate(each) for key, each in columns.items()}
+        offset = following
+    return tables
+
+
+def test_buffer_is_as_the_format_page_says(tmp_path: Path) -> None:
+    with (
+        DataExporter("bytes", tmp_path, chunk_size=10, seed=1) as exporter,
+        exporter.start_episode(3) as episode,
+    ):
+        for t in range(25):
+            position = np.full(3, t, np.float32)
+            episode.log_timestep(t, behavior={"position": position}, reward=t % 2)
+        buffer = (exporter.output_dir / "shards" / "episode_0003.buffer").read_bytes()
+    tables = tables_by_the_page(buffer)
+    assert set(tables) == {"behavior", "rewards"}
+    assert tables["behavior"]["timesteps"].tolist() == list(range(25))
+    expected = np.repeat(np.arange(25, dtype=np.float32), 3).reshape(25, 3)
+    np.testing.assert_array_equal(tables["behavior"]["position"], expected)
+    assert tables["rewards"]["timesteps"].tolist() == list(range(1, 25, 2))
+    assert tables["rewards"]["values"].tolist() == [1.0] * 12

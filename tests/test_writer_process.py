@@ -1,0 +1,80 @@
+"""Writer processes: killed ones are replaced and nothing is lost; a bad episode costs itself."""
+
+from pathlib import Path
+
+import psutil
+import pytest
+from known_episode import KnownEpisode, assert_same, tables_by_loader
+
+from shardwriter import DataExporter, ExperimentLoader
+from shardwriter.errors import WriterFailed
+
+
+def kill_writers() -> int:
+    """Kill every writer process of this one; return how many there were."""
+    writers = [
+        child
+        for child in psutil.Process().children()
+        if "shardwriter.writer_server" in " ".join(child.cmdline())
+    ]
+    for writer in writers:
+        writer.kill()
+    return len(writers)
+
+
+@pytest.mark.parametrize("steps", [60, 400], ids=["short", "of many slots"])
+def test_a_killed_writer_is_replaced_and_nothing_is_lost(tmp_path: Path, steps: int) -> None:
+    known = [KnownEpisode(i, steps=steps) for i in range(2)]
+    with DataExporter(
+        "test",
+        tmp_path,
+        progress=False,
+        neural_sampling_rate=3,
+        chunk_size=16,
+        async_write=True,
+        n_async_workers=1,
+    ) as exporter:
+        episodes = [exporter.start_episode() for _ in known]
+        for each, episode in zip(known, episodes, strict=True):
+            episode.log_static_data("maze", each.static())
+        killed = 0
+        for t in range(steps):
+            if t in (steps // 3, 2 * steps // 3):
+                killed += kill_writers()
+            for each, episode in zip(known, episodes, strict=True):
+                each.log_step(episode, t)
+        episodes[0].end()
+        killed += kill_writers()
+        episodes[1].end()
+        assert killed == 3
+    with ExperimentLoader(exporter.output_dir) as loader:
+        for each in known:
+            found = tables_by_loader(loader, each.id)
+            del found["weight_changes/deltas"]
+            assert_same(found, each.tables)
+            assert loader.get_episode(each.id).get_metadata()["status"] == "completed"
+
+
+@pytest.mark.leaves_unfinished
+def test_an_episode_that_cannot_be_written_costs_no_other(tmp_path: Path) -> None:
+    exporter = DataExporter(
+        "test", tmp_path, progress=False, chunk_size=16, async_write=True, n_async_workers=1
+    )
+    episodes = [exporter.start_episode(i) for i in range(3)]
+    in_the_way = exporter.output_dir / "shards" / ".episode_0001.h5.tmp"
+    in_the_way.mkdir()
+    (in_the_way / "file").touch()
+    for t in range(10):
+        for episode in episodes:
+            episode.log_timestep(t, behavior={"x": float(t)})
+    for episode in episodes:
+        episode.end()
+    with pytest.raises(WriterFailed, match="episode 1: its shard .* could not be written"):
+        episodes[1].wait()
+    assert [episodes[i].wait().status for i in (0, 2)] == ["completed"] * 2
+    later = exporter.start_episode(3)
+    later.log_timestep(0, behavior={"x": 0.0})
+    with pytest.raises(WriterFailed):
+        exporter.close()
+    with ExperimentLoader(exporter.output_dir) as loader:
+        assert loader.list_episodes() == [0, 2, 3]
