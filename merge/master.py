@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from merge.concatenated import check_descriptors, write_concatenated
 from merge.describing import describe_all
 from merge.differences import SchemaDifference, differences
-from merge.master_file import MasterWriter, open_master
+from merge.master_file import MasterWriter, open_master, replace_rows
 from merge.options import MergeOptions, MergeReport
 from merge.plan import EpisodePlan, check_expected, index_dtype, index_of, plan, renumbered
 from merge.previous import Notes, Previous, read_previous, schema_text
@@ -44,7 +44,6 @@ from shardwriter.untrusted import entries, opened, read_attributes_of
 
 __all__ = ["merge_experiment", "merge_experiments"]
 
-_INDEX_CHUNK = 1024
 _MOST_REPLACED = 0.1  # a master of which more has changed is written anew
 
 
@@ -342,21 +341,10 @@ class _Merge:
             self._names, self._own, self._options.renumber, tuple(numbers), tuple(of)
         ).to_json()
         group = file.require_group(MERGE)
-        _replace(file, INDEX, index)
-        _replace(group, "schema_of", np.array(of, np.uint32))
+        replace_rows(file, INDEX, index)
+        replace_rows(group, "schema_of", np.array(of, np.uint32))
         if "schemas" in group:
             del group["schemas"]
         group["schemas"] = notes.pop("schemas")
         for name, text in notes.items():
             group.attrs[name] = text
-
-
-def _replace(group: h5py.Group, name: str, values: np.ndarray[Any, Any]) -> None:
-    """Write a one-dimensional dataset, in place where it has the same dtype already."""
-    if name in group and group[name].dtype == values.dtype:
-        group[name].resize(len(values), axis=0)
-        group[name][...] = values
-        return
-    if name in group:
-        del group[name]
-    group.create_dataset(name, data=values, maxshape=(None,), chunks=(_INDEX_CHUNK,))

@@ -16,11 +16,11 @@ from shardwriter.schema import fill_value
 from shardwriter.shard_description import ColumnDescription, StaticNode
 from shardwriter.untrusted import Node, as_object
 
-__all__ = ["MasterWriter", "open_master"]
+__all__ = ["MasterWriter", "open_master", "replace_rows"]
 
 Array = np.ndarray[Any, Any]
 
-_CACHE_BYTES = 32 << 20  # HDF5's metadata cache; its default of 2 MB spends its time evicting
+_INDEX_CHUNK = 1024
 _SMALL_ATTRIBUTES = 64 * 1024  # what an object header can hold
 
 
@@ -29,13 +29,7 @@ def open_master(path: str, mode: str) -> h5py.File:
 
     ("v108", "v114") keeps it readable by HDF5 1.10 and later.
     """
-    file = h5py.File(path, mode, libver=("v108", "v114"), meta_block_size=1 << 20)
-    cache = file.id.get_mdc_config()
-    cache.set_initial_size = True
-    cache.initial_size = cache.min_size = _CACHE_BYTES
-    cache.max_size = 4 * _CACHE_BYTES
-    file.id.set_mdc_config(cache)
-    return file
+    return h5py.File(path, mode, libver=("v108", "v114"), meta_block_size=1 << 20)
 
 
 class MasterWriter:
@@ -156,3 +150,14 @@ class MasterWriter:
 
 def _encoded(name: str) -> bytes:
     return name.encode("utf-8", "surrogateescape")
+
+
+def replace_rows(group: h5py.Group, name: str, values: Array) -> None:
+    """Write a one-dimensional dataset, in place where it has the same dtype already."""
+    if name in group and group[name].dtype == values.dtype:
+        group[name].resize(len(values), axis=0)
+        group[name][...] = values
+        return
+    if name in group:
+        del group[name]
+    group.create_dataset(name, data=values, maxshape=(None,), chunks=(_INDEX_CHUNK,))

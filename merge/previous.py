@@ -6,6 +6,7 @@ Invariant: whatever is wrong with it, the answer is "there is none", and the mer
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,9 @@ def schema_text(tables: Mapping[str, TableDescription]) -> str:
     )
 
 
-def schema_of(text: str) -> dict[str, TableDescription]:
-    """Return the tables, without rows, that ``schema_text`` wrote."""
+@lru_cache(maxsize=1024)
+def schema_of(text: str) -> Mapping[str, TableDescription]:
+    """Return the tables, without rows, that ``schema_text`` wrote; one object for one text."""
     return {
         name: TableDescription(
             0, tuple(ColumnDescription(n, np.dtype(d), tuple(s), bool(t)) for n, d, s, t in columns)

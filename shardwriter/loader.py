@@ -25,6 +25,7 @@ from shardwriter.errors import (
     ShardOutside,
     ShardWriterError,
 )
+from shardwriter.global_heap import check_heaps
 from shardwriter.groups import read_attributes, read_tree
 from shardwriter.layout import (
     INDEX,
@@ -38,7 +39,6 @@ from shardwriter.schema import INDEX_DTYPE
 from shardwriter.shard_description import check_format
 from shardwriter.shard_files import ShardFiles
 from shardwriter.untrusted import (
-    check_heaps,
     check_path,
     check_tree,
     file_of,

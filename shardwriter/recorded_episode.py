@@ -192,9 +192,7 @@ def _safe_table(path: Path, group: h5py.Group, name: str) -> h5py.Group:
 
 
 def _row_bytes(table: h5py.Group) -> int:
-    return sum(
-        math.prod(dataset.shape[1:]) * dataset.dtype.itemsize for dataset in table.values()
-    )
+    return sum(math.prod(dataset.shape[1:]) * dataset.dtype.itemsize for dataset in table.values())
 
 
 def _difference(new: Array, old: Array) -> Array:

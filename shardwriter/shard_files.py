@@ -18,8 +18,9 @@ import numpy as np
 from h5py import h5f, h5g
 
 from shardwriter.errors import MasterStale, ShardDamaged, ShardMissing, ShardOutside
+from shardwriter.global_heap import check_heaps
 from shardwriter.layout import episode_group
-from shardwriter.untrusted import check_heaps, check_path, read_text_attribute, readable
+from shardwriter.untrusted import check_path, read_text_attribute, readable
 
 __all__ = ["ShardFiles"]
 

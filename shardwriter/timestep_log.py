@@ -245,6 +245,8 @@ class TimestepLog:
     def _reward(self, reward: Any) -> float:
         if isinstance(reward, (str, bytes)):
             raise FieldError(self._episode, "reward", "a number", repr(reward), "pass a float")
+        if hasattr(reward, "detach"):  # a PyTorch tensor, which may require a gradient
+            reward = reward.detach()
         try:
             return float(reward)
         except (TypeError, ValueError, OverflowError) as error:

@@ -18,13 +18,13 @@ from h5py import h5a, h5d, h5f, h5g, h5l, h5o, h5p, h5t
 
 from shardwriter.compression import optional
 from shardwriter.errors import ShardDamaged, TooLarge
+from shardwriter.global_heap import check_heaps
 
 __all__ = [
     "Node",
     "as_object",
     "check_column",
     "check_filters",
-    "check_heaps",
     "check_memory",
     "check_path",
     "check_tree",
@@ -41,8 +41,6 @@ __all__ = [
 Node: TypeAlias = "h5g.GroupID | h5d.DatasetID"
 
 UNREADABLE = (OSError, KeyError, RuntimeError, ValueError, TypeError, OverflowError, MemoryError)
-_HEAP = b"GCOL\x01\0\0\0"
-_HEAP_SEARCH = 128 * 1024
 DEEPEST = 64
 MOST_NODES = 100_000  # below one episode or one group of the experiment
 _MOST_ATTRIBUTES = 10_000
@@ -73,52 +71,6 @@ def readable(path: Path, place: str = "structure") -> Iterator[None]:
         yield
     except UNREADABLE as error:
         raise ShardDamaged(path, place, f"cannot be read: {error}") from error
-
-
-def check_heaps(path: Path) -> None:
-    """Refuse a file whose global heaps, where texts are, would keep HDF5 busy for ever.
-
-    HDF5 does not guard these blocks by checksums, and one entry of length 0 makes its reader loop.
-    Both ends of the file are searched, where writers of this package put them.
-
-    Raises
-    ------
-    ShardDamaged
-        There is such a heap, or the file cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            parts = [file.read(_HEAP_SEARCH)]
-            if size > _HEAP_SEARCH:
-                file.seek(max(_HEAP_SEARCH, size - _HEAP_SEARCH))
-                parts.append(file.read())
-    except OSError as error:
-        raise ShardDamaged(path, "structure", f"cannot be opened: {error}") from error
-    for data in parts:
-        at = data.find(_HEAP)
-        while at >= 0:
-            if _loops(data, at):
-                raise ShardDamaged(path, "global heap", "expected entries of some length, got 0")
-            at = data.find(_HEAP, at + 1)
-
-
-def _loops(data: bytes, at: int) -> bool:
-    """Tell whether a global heap has an entry for free space that takes no space.
-
-    Layout: HDF5 File Format Specification 3.0, III.E: after the head of 16 bytes, entries of
-    index (2 bytes), references (2), reserved (4), size (8), and the data padded to 8 bytes;
-    the entry of index 0 is the free space, its head included.
-    """
-    end = min(len(data), at + int.from_bytes(data[at + 8 : at + 16], "little"))
-    at += 16
-    while at + 16 <= end:
-        index = int.from_bytes(data[at : at + 2], "little")
-        length = int.from_bytes(data[at + 8 : at + 16], "little")
-        if index == 0 and length < 16:
-            return True
-        at += length if index == 0 else 16 + (length + 7) // 8 * 8
-    return False
 
 
 @contextmanager

@@ -90,7 +90,9 @@ def fetched(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
 def _holds_jax(value: Any, jax: Any) -> bool:
     if isinstance(value, Mapping):
         return any(_holds_jax(item, jax) for item in value.values())
-    if isinstance(value, (tuple, list)):
+    if isinstance(value, tuple):
+        return any(_holds_jax(item, jax) for item in value)
+    if isinstance(value, list):  # which may be long, and holds things of a kind
         return bool(value) and _holds_jax(value[0], jax)
     return isinstance(value, jax.Array)
 

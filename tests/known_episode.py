@@ -56,6 +56,11 @@ class KnownEpisode:
         """The first timestep that has the field ``late``."""
         return self.steps // 2
 
+    @property
+    def spacing(self) -> int:
+        """How much rarer weight changes and events are in long episodes, to save time."""
+        return 1 if self.steps < 1000 else 20
+
     def neural_state(self, at: Any) -> dict[str, Any]:
         return {name: self.arrays[name][at] for name in ("potential", "current")}
 
@@ -114,12 +119,12 @@ class KnownEpisode:
 
     def _log_rest(self, episode: Episode, t: int) -> None:
         timestep = int(self.arrays["timesteps"][t])
-        if t % 5 == 0:
+        if t % (5 * self.spacing) == 0:
             synapse = (t % NEURONS, (t + 1) % NEURONS)
             episode.log_weight_change(timestep, synapse, t / 7, t / 3, trace=np.float32(t))
-        if t % 10 == 0:
+        if t % (10 * self.spacing) == 0:
             episode.log_event("lap", timestep, {"name": f"lap {t} — ü", "time": t / 9})
-        if t % 17 == 0:
+        if t % (17 * self.spacing) == 0:
             episode.log_event("bump", timestep)
 
     def end(self, episode: Episode) -> None:
@@ -135,8 +140,8 @@ class KnownEpisode:
         sampled = slice(None, None, self.sampling)
         fired, ids = a["spikes"].nonzero()
         rewarded = np.flatnonzero(a["reward"])
-        changes = np.arange(0, self.steps, 5)
-        laps = np.arange(0, self.steps, 10)
+        changes = np.arange(0, self.steps, 5 * self.spacing)
+        laps = np.arange(0, self.steps, 10 * self.spacing)
         names = ("position", "heading", "phase", "lap", "on_goal", "frame", "late")
         return {
             "neural_states/timesteps": a["timesteps"][sampled],
@@ -157,7 +162,7 @@ class KnownEpisode:
             "events/lap/timesteps": a["timesteps"][laps],
             "events/lap/name": [f"lap {t} — ü" for t in laps],
             "events/lap/time": laps / 9,
-            "events/bump/timesteps": a["timesteps"][::17],
+            "events/bump/timesteps": a["timesteps"][:: 17 * self.spacing],
         }
 
 

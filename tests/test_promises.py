@@ -108,7 +108,7 @@ def test_a_missing_codec_is_named_when_recording_and_when_reading(tmp_path: Path
 
 # -- "5-10x compression: `precision={"membrane_potential": 0.01}` rounds the mantissa so that
 #    every stored value is within that absolute error (also NaN, inf, subnormals, 0), recorded
-#    as an attribute of the dataset" -------------------------------------------------------------
+#    as an attribute of the dataset" ------------------------------------------------------------
 
 
 def test_precision_bounds_the_error_of_every_value(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_precision_bounds_the_error_of_every_value(tmp_path: Path) -> None:
 
 
 # -- "Adaptive compression: per column, from its first full slot, choose filter and level by
-#    measured ratio and speed, and say in `info` and stats what was chosen and why" --------------
+#    measured ratio and speed, and say in `info` and stats what was chosen and why" -------------
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
@@ -172,7 +172,7 @@ def test_adaptive_compression_says_what_it_chose(
 
 
 # -- "Memory bounded to 500 MB, configurable ... a 1,000,000-neuron field still works ... too
-#    small a bound is a clear error that names the smallest that would do" -----------------------
+#    small a bound is a clear error that names the smallest that would do" ----------------------
 
 
 def test_memory_is_bounded(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
 
 
 # -- "Automatic flushing: slots at size; plus `flush_interval_s`: a slow simulation's rows reach
-#    the shard's part in bounded time" -----------------------------------------------------------
+#    the shard's part in bounded time" ----------------------------------------------------------
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
@@ -230,7 +230,7 @@ def rows_in(part: Path) -> int:
 
 
 # -- "Thread safe, full concurrent access: any number of threads log to their own or to one
-#    shared episode; rows are never torn or lost; several processes and threads read at once" ----
+#    shared episode; rows are never torn or lost; several processes and threads read at once" ---
 
 
 @pytest.mark.parametrize("codec", ["gzip", "zstd", "lz4"])
@@ -294,7 +294,7 @@ def check_threads(experiment: Path, threads: int, steps: int) -> None:
 
 
 # -- "Async write queue, `n_async_workers`: episodes of this process are drained by a pool of
-#    writer processes" ----------------------------------------------------------------------------
+#    writer processes" --------------------------------------------------------------------------
 
 
 def test_a_pool_of_writers_drains_the_episodes(tmp_path: Path) -> None:
@@ -380,3 +380,293 @@ def log_with_nan(episode: Episode) -> None:
     for t in range(250):
         state = {"v": np.array([t, np.nan]), "w": 1.0, "u": np.inf if t == 99 else 0.5}
         episode.log_timestep(t, state)
+
+
+# -- "Error handling, graceful degradation": tests/test_outages.py ------------------------------
+# -- "JAX support": tests/optional/test_jax.py, test_torch.py -----------------------------------
+
+
+# -- "... Neither is imported unless its values come" -------------------------------------------
+
+
+def test_recording_imports_no_optional_package(tmp_path: Path) -> None:
+    script = """
+        import sys
+        from shardwriter import DataExporter, ExperimentLoader
+        with DataExporter("x", sys.argv[1], progress=False) as exporter:
+            with exporter.start_episode() as episode:
+                episode.log_timestep(0, {"v": [1.0]}, [True], {"x": 1.0}, 1.0)
+        with ExperimentLoader(exporter.output_dir) as loader:
+            loader.get_episode(0).get_spikes()
+        print(*{"jax", "torch", "scipy", "hdf5plugin", "matplotlib"} & set(sys.modules))
+        """
+    assert run(script, tmp_path).strip() == ""
+
+
+# -- "anything with `__array__` or DLPack, likewise" --------------------------------------------
+
+
+class OnlyDlpack:
+    """An array of a library that knows DLPack alone."""
+
+    def __init__(self, array: Array) -> None:
+        self._array = array
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self._array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self._array.__dlpack_device__()
+
+
+class OnlyArray:
+    """An array of a library that knows ``__array__`` alone."""
+
+    def __init__(self, array: Array) -> None:
+        self._array = array
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return self._array
+
+
+@pytest.mark.parametrize("kind", [OnlyDlpack, OnlyArray])
+def test_arrays_of_other_libraries(tmp_path: Path, kind: Any) -> None:
+    values = np.arange(12, dtype=np.float32).reshape(4, 3)
+
+    def log(episode: Episode) -> None:
+        for t in range(4):
+            episode.log_timestep(t, behavior={"x": kind(values[t])}, spikes=kind(values[t]))
+
+    with ExperimentLoader(record(tmp_path, log)) as loader:
+        found = loader.get_episode(0).get_behavior()["x"]
+        assert loader.get_episode(0).get_spikes().counts().tolist() == [3, 4, 4]
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, values)
+
+
+# -- "Profiler, real-time stats: per operation count, mean, p50/p95/p99 in µs; rows/s and MB/s now
+#    and overall; slot occupancy and its high-water mark, time blocked on back-pressure,
+#    compression ratio per column, writer utilisation; saved with the experiment (`performance`
+#    attributes, `shardwriter info --performance`)" ---------------------------------------------
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_performance_is_measured_and_saved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], asynchronous: bool
+) -> None:
+    with DataExporter(
+        "p", tmp_path, enable_profiling=True, async_write=asynchronous, chunk_size=200, **QUIET
+    ) as exporter:
+        with exporter.start_episode() as episode:
+            log_noise(episode, 1_000)
+            stats = exporter.get_performance_stats()
+            assert stats["rows"] > 1_000
+            assert stats["now"]["rows_per_s"] > 0
+            assert stats["overall"]["mb_per_s"] > 0
+        exporter.run_episodes(log_noise, [7, 8], n_workers=2)
+    stats = exporter.get_performance_stats()
+    calls = stats["operations"]["log_timestep"]
+    assert calls["count"] == 1_000 + 2 * 2_000
+    assert 0 < calls["p50_us"] <= calls["p95_us"] <= calls["p99_us"]
+    assert calls["mean_us"] > 0
+    assert stats["episodes"] == 3
+    assert stats["compression"]["behavior/timesteps"] > 2
+    assert stats["back_pressure"]["blocked_s"] >= 0
+    assert stats["back_pressure"]["slots_high_water"] >= 0
+    assert 0 < stats["writer"]["utilisation"] <= 1
+    with h5py.File(exporter.output_dir / "experiment_data.h5") as file:
+        assert file["performance"].attrs["episodes"] == 3
+    with ExperimentLoader(exporter.output_dir) as loader:
+        assert loader.get_performance()["operations"]["log_timestep"]["count"] == calls["count"]
+    assert main(["info", "--performance", str(exporter.output_dir)]) == 0
+    text = capsys.readouterr().out
+    assert "5,000 calls" in text
+    assert "behavior/timesteps" in text
+    assert "% busy" in text
+
+
+def test_without_profiling_no_call_is_timed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with DataExporter("p", tmp_path, **QUIET) as exporter, exporter.start_episode() as episode:
+        assert "log_timestep" not in vars(episode)
+        log_noise(episode, 10)
+    stats = exporter.get_performance_stats()
+    assert stats["operations"] == {}
+    assert stats["rows"] > 10
+    assert main(["info", "--performance", str(exporter.output_dir)]) == 0
+    assert "enable_profiling=True" in capsys.readouterr().out
+
+
+# -- "Metadata and provenance: `save_metadata`, `save_runtime_info` (automatic), `save_git_info`,
+#    `save_code_snapshot(files)`, `save_checkpoint(name, data)`; loader: `get_runtime_info`,
+#    `get_git_info`, `get_code_snapshot`, `list_checkpoints`, `get_checkpoint`,
+#    `get_episode_summary`, `get_all_summaries`; `quick_load(dir, episode_id=0)`" ---------------
+
+
+def test_provenance_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    code = repository / "größe.py"
+    code.write_text("print('ü')\n")
+    git = ["git", "-C", repository, "-c", "user.name=x", "-c", "user.email=x@example.com"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *command], check=True)
+    code.write_text("print('changed')\n")
+    weights = {"layer": {"w": np.arange(6.0).reshape(2, 3)}, "step": 7, "name": "最良"}
+    monkeypatch.chdir(repository)
+    with DataExporter("prov", tmp_path, **QUIET) as exporter:
+        exporter.save_metadata({"animal": "Maus", "tags": ["a", "b"]})
+        exporter.save_git_info()
+        exporter.save_code_snapshot([code])
+        exporter.save_checkpoint("best", {"step": 1})
+        exporter.save_checkpoint("best", weights)
+        for i in range(2):
+            exporter.start_episode(i).end(summary={"score": i / 2})
+    with ExperimentLoader(exporter.output_dir) as loader:
+        assert loader.get_metadata()["animal"] == "Maus"
+        assert list(loader.get_metadata()["tags"]) == ["a", "b"]
+        assert loader.get_runtime_info()["python_version"] == sys.version.split()[0]
+        assert loader.get_runtime_info()["packages"]["h5py"] == h5py.__version__
+        assert len(loader.get_git_info()["commit"]) == 40
+        assert loader.get_git_info()["is_dirty"]
+        assert "+print('changed')" in loader.get_git_info()["diff"]
+        assert loader.get_code_snapshot() == {"größe.py": "print('changed')\n"}
+        assert loader.list_checkpoints() == ["best"]
+        found = loader.get_checkpoint("best")
+        np.testing.assert_array_equal(found["layer"]["w"], weights["layer"]["w"])
+        assert (found["step"], found["name"]) == (7, "最良")
+        assert loader.get_episode_summary(1)["summary"] == {"score": 0.5}
+        assert [s["summary"]["score"] for s in loader.get_all_summaries().values()] == [0, 0.5]
+
+
+def test_quick_load_returns_an_episode_whole(tmp_path: Path) -> None:
+    experiment = record(tmp_path, log_noise, neural_sampling_rate=1)
+    loaded = quick_load(experiment)
+    np.testing.assert_array_equal(loaded["neural_states"]["v"], noise_of(0))
+    assert loaded["metadata"]["total_timesteps"] == 2_000
+    assert quick_load(experiment, episode_id=0).keys() == loaded.keys()
+
+
+# -- "`exporter.log(**kwargs)`, `log_static_episode_data`, `end_episode(success, summary)`: the
+#    original's calls on the current episode; clear error without one" --------------------------
+
+
+def test_the_originals_calls_work_on_the_current_episode(tmp_path: Path) -> None:
+    with DataExporter("o", tmp_path, neural_sampling_rate=1, **QUIET) as exporter:
+        for episode_id in (3, 4):
+            exporter.start_episode(episode_id)
+            exporter.log_static_episode_data("maze", {"walls": np.eye(3)})
+            for t in range(5):
+                exporter.log(timestep=t, neural_state={"v": [float(t)]}, reward=episode_id)
+            exporter.end_episode(success=episode_id == 4, summary={"id": episode_id})
+        for call in (
+            lambda: exporter.log(timestep=0),
+            lambda: exporter.log_static_episode_data("maze", {}),
+            exporter.end_episode,
+        ):
+            with pytest.raises(EpisodeEnded, match="start"):
+                call()
+    with ExperimentLoader(exporter.output_dir) as loader:
+        assert [bool(e.get_metadata()["success"]) for e in loader] == [False, True]
+        assert [e.get_metadata()["summary"]["id"] for e in loader] == [3, 4]
+        assert [len(e.get_rewards()["values"]) for e in loader] == [5, 5]
+        np.testing.assert_array_equal(
+            loader.get_episode(3).get_static_data("maze")["walls"], np.eye(3)
+        )
+
+
+# -- "`get_spikes(start, stop)` finds a window without reading the whole train;
+#    `get_spikes_as_events()`; `to_dense(n_neurons)` and `to_csr()`" ----------------------------
+
+
+def test_spikes_come_in_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fired = np.random.default_rng(3).random((20_000, 30)) < 0.1
+
+    def log(episode: Episode) -> None:
+        episode.log_timesteps(10**9 + np.arange(20_000), spikes=fired)
+
+    with ExperimentLoader(record(tmp_path, log, chunk_size=1_000)) as loader:
+        episode = loader.get_episode(0)
+        events = episode.get_spikes_as_events()
+        assert [t - 10**9 for t, _ in events] == np.flatnonzero(fired.any(1)).tolist()
+        np.testing.assert_array_equal(events[0][1], fired[events[0][0] - 10**9].nonzero()[0])
+        read = count_chunks(monkeypatch)
+        window = episode.get_spikes(10**9 + 7_000, 10**9 + 7_100)
+        chunks_of_train = 2 * -(-int(fired.sum()) // 1_000)
+        assert len(read) < chunks_of_train / 3
+    np.testing.assert_array_equal(window.to_dense(30), fired[7_000:7_100])
+    np.testing.assert_array_equal(window.to_csr(30).toarray(), fired[7_000:7_100])
+    np.testing.assert_array_equal(window.counts(30), fired[7_000:7_100].sum(0))
+
+
+def count_chunks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Note the chunks that are decoded from now on."""
+    from shardwriter import column_reader
+
+    read = []
+    original = column_reader._stored
+
+    def noting(dataset: h5py.Dataset, chunk: int) -> bytes | None:
+        read.append(chunk)
+        return original(dataset, chunk)
+
+    monkeypatch.setattr(column_reader, "_stored", noting)
+    return read
+
+
+# -- "Also: float16/32/64, all ints, bool, complex; fields of 0, 1, 2, 3 dimensions (84x84x3 uint8
+#    frames at speed); zero-length spikes; an empty episode; episode ids with gaps and above 9,999;
+#    unicode names; names with `/` refused with a clear error; a timestep that starts at 10**9" ---
+
+DTYPES = ["?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"]
+SHAPES = [(), (5,), (2, 3), (2, 3, 4), (84, 84, 3)]
+
+
+@pytest.mark.parametrize("codec", ["gzip", "lzf", None, "zstd", "lz4", "blosc"])
+def test_every_dtype_and_shape(tmp_path: Path, codec: str | None) -> None:
+    rng = np.random.default_rng(1)
+    fields = {}
+    for dtype in DTYPES:
+        for shape in SHAPES[:-1]:
+            raw = rng.bytes(40 * int(np.prod(shape)) * np.dtype(dtype).itemsize)
+            values = np.frombuffer(raw, "u1") % 2 if dtype == "?" else np.frombuffer(raw, dtype)
+            fields[f"{dtype} {shape}"] = values.astype(dtype).reshape(40, *shape)
+    fields["frames"] = rng.integers(0, 256, (40, *SHAPES[-1]), np.uint8)
+
+    def log(episode: Episode) -> None:
+        for t in range(40):
+            row = {name: values[t] for name, values in fields.items()}
+            episode.log_timestep(10**9 + t, behavior=row)
+
+    experiment = record(tmp_path, log, compression=codec, chunk_size=16)
+    with ExperimentLoader(experiment) as loader:
+        found = loader.get_episode(0).get_behavior()
+    assert found.pop("timesteps").tolist() == list(range(10**9, 10**9 + 40))
+    assert_same(found, fields)
+
+
+def test_little_and_odd_is_kept(tmp_path: Path) -> None:
+    with DataExporter("größe 実験", tmp_path, neural_sampling_rate=1, **QUIET) as exporter:
+        exporter.start_episode(12_345).end()
+        with exporter.start_episode(20_000) as episode:
+            episode.log_timestep(10**9, {"膜電位": 0.5}, np.zeros(0, bool), {"räumlich": 1})
+            episode.log_timestep(10**9 + 1, spike_ids=[])
+            episode.log_event("größte Überraschung", 10**9, {"wörter": "ß"})
+            episode.log_static_data("迷路", {"länge": 3})
+            for bad in ("a/b", "", ".", "a\0b"):
+                with pytest.raises(FieldError, match="without slashes"):
+                    episode.log_timestep(10**9 + 2, behavior={bad: 1.0, "räumlich": 2})
+                with pytest.raises(FieldError, match="without slashes"):
+                    episode.log_event(bad, 10**9 + 2)
+    with ExperimentLoader(exporter.output_dir) as loader:
+        assert loader.list_episodes() == [12_345, 20_000]
+        assert loader.get_episode(12_345).get_metadata()["status"] == "empty"
+        episode = loader.get_episode(20_000)
+        assert episode.get_neural_states()["膜電位"].tolist() == [0.5]
+        assert episode.get_behavior()["räumlich"].tolist() == [1]
+        assert episode.get_behavior()["timesteps"].tolist() == [10**9]
+        assert len(episode.get_spikes()["timesteps"]) == 0
+        assert episode.get_spikes().to_dense(4).shape == (0, 4)
+        assert episode.get_events("größte Überraschung")["wörter"].tolist() == ["ß"]
+        assert episode.get_static_data("迷路") == {"länge": 3}

@@ -69,7 +69,7 @@ def test_an_episode_that_cannot_be_written_costs_no_other(tmp_path: Path) -> Non
             episode.log_timestep(t, behavior={"x": float(t)})
     for episode in episodes:
         episode.end()
-    with pytest.raises(WriterFailed, match="episode 1: its shard .* could not be written"):
+    with pytest.raises(WriterFailed, match=r"episode 1: its shard .* could not be written"):
         episodes[1].wait()
     assert [episodes[i].wait().status for i in (0, 2)] == ["completed"] * 2
     later = exporter.start_episode(3)

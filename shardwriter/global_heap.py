@@ -1,0 +1,60 @@
+"""HDF5's global heaps, where texts of any length lie: the one structure that can hang its reader.
+
+Invariant: a file is searched as bytes, before HDF5 sees it.
+"""
+
+import os
+from pathlib import Path
+
+from shardwriter.errors import ShardDamaged
+
+__all__ = ["check_heaps"]
+
+_HEAP = b"GCOL\x01\0\0\0"
+_HEAP_SEARCH = 128 * 1024
+
+
+def check_heaps(path: Path) -> None:
+    """Refuse a file whose global heaps, where texts are, would keep HDF5 busy for ever.
+
+    HDF5 does not guard these blocks by checksums, and one entry of length 0 makes its reader loop.
+    Both ends of the file are searched, where writers of this package put them.
+
+    Raises
+    ------
+    ShardDamaged
+        There is such a heap, or the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            parts = [file.read(_HEAP_SEARCH)]
+            if size > _HEAP_SEARCH:
+                file.seek(max(_HEAP_SEARCH, size - _HEAP_SEARCH))
+                parts.append(file.read())
+    except OSError as error:
+        raise ShardDamaged(path, "structure", f"cannot be opened: {error}") from error
+    for data in parts:
+        at = data.find(_HEAP)
+        while at >= 0:
+            if _loops(data, at):
+                raise ShardDamaged(path, "global heap", "expected entries of some length, got 0")
+            at = data.find(_HEAP, at + 1)
+
+
+def _loops(data: bytes, at: int) -> bool:
+    """Tell whether a global heap has an entry for free space that takes no space.
+
+    Layout: HDF5 File Format Specification 3.0, III.E: after the head of 16 bytes, entries of
+    index (2 bytes), references (2), reserved (4), size (8), and the data padded to 8 bytes;
+    the entry of index 0 is the free space, its head included.
+    """
+    end = min(len(data), at + int.from_bytes(data[at + 8 : at + 16], "little"))
+    at += 16
+    while at + 16 <= end:
+        index = int.from_bytes(data[at : at + 2], "little")
+        length = int.from_bytes(data[at + 8 : at + 16], "little")
+        if index == 0 and length < 16:
+            return True
+        at += length if index == 0 else 16 + (length + 7) // 8 * 8
+    return False

@@ -1,0 +1,188 @@
+"""What a user sees of an outage: one error that names its cause, and nothing lost.
+
+The full disk is a small tmpfs in a mount namespace of the test's own. Where the system forbids
+that, a limit on the size of files, which fails the same calls, stands for it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+RECORD = """
+    import json, os, resource, sys, threading, time
+    from pathlib import Path
+    import numpy as np
+    import psutil
+    from shardwriter import DataExporter, ShardWriterError
+
+    folder, is_asynchronous, is_disk = Path(sys.argv[1]), sys.argv[2] == "async", sys.argv[3] == "1"
+    noise = np.random.default_rng(0).random((200_000, 8))
+    exporter = DataExporter(
+        "o", folder, chunk_size=100, async_write=is_asynchronous, n_async_workers=1, progress=False
+    )
+    shards = exporter.output_dir / "shards"
+
+    def log(episode, steps, pause_s=0.0):
+        '''Log until an error comes; return the rows acknowledged and the error.'''
+        for t in range(steps):
+            try:
+                episode.log_timestep(t, behavior={"x": noise[t]})
+            except ShardWriterError as error:
+                return t, str(error)
+            time.sleep(pause_s)
+        return steps, ""
+
+    def report(rows, error):
+        print(json.dumps([str(exporter.output_dir), rows, error]), flush=True)
+
+    with exporter.start_episode(0) as before:
+        log(before, 500)
+    failing = exporter.start_episode(1)
+    OUTAGE
+    with exporter.start_episode(2) as after:
+        assert log(after, 500) == (500, "")
+    try:
+        failing.end()
+        exporter.close()
+    except ShardWriterError as error:
+        assert is_asynchronous, error
+"""
+READ = """
+    import json, sys
+    from pathlib import Path
+    import numpy as np
+    from merge import merge_experiment
+    from shardwriter import ExperimentLoader
+    from shardwriter.recovery import recover
+
+    noise = np.random.default_rng(0).random((200_000, 8))
+    recover(Path(sys.argv[1]))
+    merge_experiment(Path(sys.argv[1]))
+    with ExperimentLoader(sys.argv[1]) as loader:
+        found = {one.id: one.get_behavior()["x"] for one in loader}
+    assert all(np.array_equal(x, noise[: len(x)]) for x in found.values())
+    print(json.dumps([len(found[i]) for i in range(3)]))
+"""
+BALLAST = "(folder / 'ballast').write_bytes(bytes(3_000_000))"
+FULL_DISK = f"""
+    {BALLAST}
+    report(*log(failing, 200_000))
+    (folder / 'ballast').unlink()
+"""
+LIMITED = """
+    processes = [os.getpid(), *(writer.pid for writer in psutil.Process().children())]
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for pid in processes:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (400_000, limit[1]))
+    report(*log(failing, 200_000))
+    for pid in processes:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, limit)
+"""
+FORBIDDEN = """
+    shards.chmod(0o500)
+    report(*log(failing, 10_000, 0.001))
+    shards.chmod(0o700)
+"""
+KILLED = """
+    enough = threading.Event()
+
+    def kill():
+        while not enough.wait(0.001):
+            for writer in psutil.Process().children():
+                writer.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    report(*log(failing, 200_000, 0.0001))
+    enough.set()
+    killer.join()
+"""
+NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+MOUNT = 'mount -t tmpfs -o size=4m none "$0" && exec "$@"'
+
+
+@cache
+def may_mount() -> bool:
+    """Tell whether this system lets a test mount a file system of its own."""
+    try:
+        return subprocess.run([*NAMESPACE, MOUNT, "/mnt", "true"], check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+def without_privilege() -> list[str]:
+    """Return what makes a command subject to permissions where the tests run as root."""
+    return ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+
+
+def outage(
+    folder: Path, way: str, cause: str, prefix: list[str], *, disk: bool = False
+) -> tuple[int, str, list[int]]:
+    """Record through an outage; return rows acknowledged, the error, and rows found by episode."""
+    record = textwrap.dedent(RECORD).replace("OUTAGE", textwrap.dedent(cause))
+    read = textwrap.dedent(READ)
+    (folder / "record.py").write_text(record)
+    (folder / "read.py").write_text(read)
+    (folder / "experiments").mkdir()
+    python = f"{sys.executable} -W error"
+    both = (
+        f"{python} {folder}/record.py {folder}/experiments {way} {int(disk)} && "
+        f"{python} {folder}/read.py {folder}/experiments/o_*"
+    )
+    done = subprocess.run([*prefix, "sh", "-c", both], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    recorded, found = map(json.loads, done.stdout.splitlines())
+    return recorded[1], recorded[2], found
+
+
+def check(rows: int, error: str, found: list[int], cause: str) -> None:
+    assert error.startswith("episode 1: its shard")
+    assert error.count("could not be written") == 1
+    assert cause in error
+    assert "shardwriter recover" in error
+    assert found[0] == found[2] == 500
+    assert rows <= found[1] <= rows + 1  # the call that raised may have logged
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_a_full_disk(tmp_path: Path, way: str) -> None:
+    mounted = [*NAMESPACE, MOUNT, str(tmp_path / "experiments")]
+    if may_mount():
+        result = outage(tmp_path, way, FULL_DISK, mounted, disk=True)
+        check(*result, "No space left on device")
+    else:
+        check(*outage(tmp_path, way, LIMITED, []), "File too large")
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_a_limit_on_the_size_of_files(tmp_path: Path, way: str) -> None:
+    check(*outage(tmp_path, way, LIMITED, []), "File too large")
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_a_directory_that_may_no_longer_be_written(tmp_path: Path, way: str) -> None:
+    rows, error, found = outage(tmp_path, way, FORBIDDEN, without_privilege())
+    check(rows, error, found, "Permission denied")
+    # The slot of 100 rows needs the directory; then a second of calls 1 ms apart.
+    assert rows <= 1_100
+
+
+def test_a_writer_that_is_killed_again_and_again(tmp_path: Path) -> None:
+    check(*outage(tmp_path, "async", KILLED, []), "its writer process died 3 times (signal 9)")
+
+
+def test_a_writer_that_is_killed_once_costs_nothing(tmp_path: Path) -> None:
+    cause = """
+    [writer] = psutil.Process().children()
+    writer.kill()
+    report(*log(failing, 20_000))
+    """
+    rows, error, found = outage(tmp_path, "async", cause, [])
+    assert (rows, error) == (20_000, "")
+    assert found == [500, 20_000, 500]
