@@ -90,7 +90,7 @@ class Performance:
         episode.log_timestep = self._timed_step(episode.log_timestep)  # type: ignore[method-assign]
 
     def _timed_step(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """Time ``log_timestep``: by its own parameters, since ``*`` and ``**`` cost as much again."""
+        """Time ``log_timestep`` by its own parameters: ``*`` and ``**`` cost as much again."""
         name = "log_timestep"
         held = self._held.setdefault(name, array("d"))
         append, clock = held.append, time.perf_counter
