@@ -4,6 +4,7 @@ Invariant: with profiling off nothing here runs per call; what a writer does is 
 slot and per episode, always.
 """
 
+import threading
 import time
 from array import array
 from collections.abc import Callable, Mapping
@@ -78,6 +79,7 @@ class Performance:
 
     def __init__(self) -> None:
         self._held: dict[str, array[float]] = {}
+        self._folding = threading.Lock()
         self._times: dict[str, CallTimes] = {}
         self._sealed: list[Sealed] = []
         self._start = time.monotonic()
@@ -131,9 +133,11 @@ class Performance:
 
     def _fold(self, name: str) -> None:
         held = self._held[name]
-        seconds = np.array(held, np.float64)
-        del held[: len(seconds)]  # in place: the wrappers of open episodes append to it
-        self._times.setdefault(name, CallTimes()).add(seconds)
+        with self._folding:
+            # A copy: NumPy's view would keep other threads from appending meanwhile.
+            taken = held[:]
+            del held[: len(taken)]  # in place: the wrappers of open episodes append to it
+            self._times.setdefault(name, CallTimes()).add(np.array(taken, np.float64))
 
     def add_sealed(self, sealed: Sealed) -> None:
         """Count an episode whose shard is published."""
