@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 RECORD = """
-    import json, os, resource, sys, threading, time
+    import json, os, resource, sys, time
     from pathlib import Path
     import numpy as np
     import psutil
@@ -90,18 +90,16 @@ FORBIDDEN = """
     shards.chmod(0o700)
 """
 KILLED = """
-    enough = threading.Event()
+    from shardwriter import writer_process
 
-    def kill():
-        while not enough.wait(0.001):
-            for writer in psutil.Process().children():
-                writer.kill()
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    report(*log(failing, 200_000, 0.0001))
-    enough.set()
-    killer.join()
+    # Every replacement dies as it starts, before it can acknowledge anything.
+    (folder / 'dying.py').write_text('import os\\ndef serve(parent): os.kill(os.getpid(), 9)')
+    sys.path.append(str(folder))
+    serve, writer_process._SERVE = writer_process._SERVE, 'dying:serve'
+    for writer in psutil.Process().children():
+        writer.kill()
+    report(*log(failing, 200_000))
+    writer_process._SERVE = serve
 """
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
 MOUNT = 'mount -t tmpfs -o size=4m none "$0" && exec "$@"'
