@@ -118,6 +118,7 @@ class _Crew:
     def next_done(self) -> tuple[int, list[Any]]:
         links = {child.link: child for child in self._busy}
         ready = wait(list(links), self._limit_s)
+        # `wait` is typed as if it could return other things than the links it was given.
         child = links[ready[0]] if ready else next(iter(self._busy))  # type: ignore[index]
         number, batch = self._busy.pop(child)
         try:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
-from crash.harness import Outcome, Trial, run_trial, trials  # noqa: E402
+from crash.harness import Outcome, Trial, run_trial, trials  # noqa: E402  (needs the path above)
 
 
 def main() -> int:

@@ -14,8 +14,8 @@ sys.path.insert(0, str(HERE.parent))
 
 from known_episode import KnownEpisode  # noqa: E402  (needs the path above)
 
-from shardwriter import DataExporter  # noqa: E402
-from shardwriter.layout import FORMAT_VERSION  # noqa: E402
+from shardwriter import DataExporter  # noqa: E402  (needs the path above)
+from shardwriter.layout import FORMAT_VERSION  # noqa: E402  (needs the path above)
 
 
 def main() -> None:
