@@ -1,0 +1,76 @@
+"""``shardwriter merge``: build the master file over all finished shards."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from shardwriter.cli.arguments import Parser, Subparsers, expected_ids
+
+__all__ = ["add_to"]
+
+
+def add_to(commands: Subparsers, common: Parser) -> None:
+    """Add the command to the parser."""
+    merge = commands.add_parser(
+        "merge", parents=[common], help="build the master file over all finished shards"
+    )
+    merge.add_argument("directories", type=Path, nargs="+", metavar="EXPERIMENT_DIR")
+    merge.add_argument("--output", "-o", type=Path, metavar="FILE", help="the master's path")
+    merge.add_argument(
+        "--expected",
+        type=expected_ids,
+        metavar="IDS",
+        help="fail if one lacks: 100, 0:100 or 0:8,12",
+    )
+    merge.add_argument(
+        "--renumber", action="store_true", help="give the later ones of colliding ids new ids"
+    )
+    merge.add_argument(
+        "--forget-missing", action="store_true", help="drop episodes whose shards are gone"
+    )
+    merge.add_argument(
+        "--recover", action="store_true", help="first seal the episodes of processes that died"
+    )
+    merge.add_argument("--rebuild", action="store_true", help="read every shard anew")
+    merge.add_argument(
+        "--concat", action="store_true", help="add datasets over all episodes, for few shards"
+    )
+    merge.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    merge.set_defaults(action=_merge)
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from merge import MergeOptions, merge_experiments
+    from merge.report import report_text
+    from shardwriter.errors import ranges
+    from shardwriter.layout import unfinished_episodes
+
+    chosen = MergeOptions(
+        expected=options.expected,
+        renumber=options.renumber,
+        forget_missing=options.forget_missing,
+        rebuild=options.rebuild,
+        concat=options.concat,
+        dry_run=options.dry_run,
+        progress=sys.stderr.isatty(),
+    )
+    code = 0
+    if options.recover and not options.dry_run:
+        code = max(_sealed(directory) for directory in options.directories)
+    report = merge_experiments(options.directories, options.output, chosen)
+    print(report_text(report, is_dry=options.dry_run))
+    for directory in options.directories:
+        unfinished = unfinished_episodes(directory)
+        if unfinished:
+            mend = f"wait for their end, or run `shardwriter recover {directory}`"
+            print(f"unfinished, not merged: episodes {ranges(unfinished)}; {mend}")
+    return code
+
+
+def _sealed(directory: Path) -> int:
+    from shardwriter.recovery import exit_code, recover
+
+    episodes = recover(directory, progress=sys.stderr.isatty())
+    for episode in episodes:
+        print(episode)
+    return exit_code(episodes)
