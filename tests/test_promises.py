@@ -111,9 +111,9 @@ def test_a_missing_codec_is_named_when_recording_and_when_reading(tmp_path: Path
 #    as an attribute of the dataset" ------------------------------------------------------------
 
 
-def test_precision_bounds_the_error_of_every_value(tmp_path: Path) -> None:
-    special = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-310, -5e-324, 1e300, -1.7e308, 0.005, 2.5e13]
-    values = np.concatenate([special, RNG.normal(-65, 10, 5_000), RNG.normal(0, 1e-3, 1_000)])
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "c8", "c16"])
+def test_precision_bounds_the_error_of_every_value(tmp_path: Path, dtype: str) -> None:
+    values = hard_to_round(dtype)
 
     def log(episode: Episode) -> None:
         steps = np.arange(len(values))
@@ -127,16 +127,36 @@ def test_precision_bounds_the_error_of_every_value(tmp_path: Path) -> None:
     with ExperimentLoader(experiment) as loader:
         found = loader.get_episode(0).get_neural_states()["membrane_potential"]
         exact = loader.get_episode(0).get_behavior()["x"]
+    assert found.dtype == exact.dtype == values.dtype
     assert exact.tobytes() == values.tobytes()
-    assert np.array_equal(np.isnan(found), np.isnan(values))
-    finite = np.isfinite(values)
-    assert np.array_equal(found[~finite], values[~finite], equal_nan=True)
-    assert np.abs(found[finite] - values[finite]).max() <= 0.01
-    assert len(np.unique(found)) < 0.6 * len(np.unique(values))
+    real = values.real.dtype
+    parts, found_parts = values.view(real), found.view(real)
+    finite = np.isfinite(parts)
+    assert np.array_equal(found_parts[~finite], parts[~finite], equal_nan=True)
+    whole = np.isfinite(values)
+    wide = np.complex128 if values.dtype.kind == "c" else np.float64
+    assert np.abs(found[whole].astype(wide) - values[whole].astype(wide)).max() <= 0.01
+    assert len(np.unique(found)) < 0.95 * len(np.unique(values))
     with h5py.File(shard(experiment)) as file:
         group = file["episodes/episode_0000"]
         assert group["neural_states/membrane_potential"].attrs["precision"] == 0.01
         assert "precision" not in group["behavior/x"].attrs
+
+
+def hard_to_round(dtype: str) -> Array:
+    """Return potentials, small values and every special one, in any combination if complex."""
+    kind = np.dtype(dtype)
+    info = np.finfo(kind)
+    special = [np.nan, np.inf, -np.inf, 0.0, -0.0, 0.005, float(info.max), -float(info.max)]
+    special += [float(info.tiny) / 4, -float(info.smallest_subnormal), 2 * float(info.tiny)]
+    rng = np.random.default_rng(0)
+    reals = np.concatenate([special, rng.normal(-65, 10, 5_000), rng.normal(0, 1e-3, 1_000)])
+    reals = reals.astype(kind.type(0).real.dtype)
+    if kind.kind == "f":
+        return reals
+    pairs = np.stack([reals, rng.permutation(reals)], axis=1)
+    pairs[: len(special) ** 2] = [(a, b) for a in special for b in special]
+    return pairs.reshape(-1).view(kind)
 
 
 # -- "Adaptive compression: per column, from its first full slot, choose filter and level by

@@ -69,7 +69,7 @@ def test_arrays_of_text_become_utf8() -> None:
     "value",
     [
         None,
-        object(),
+        pytest.param(object(), id="object"),
         {1, 2},
         [1, None],
         [[1, 2], [3]],
@@ -77,7 +77,7 @@ def test_arrays_of_text_become_utf8() -> None:
         2**63,
         -(2**63) - 1,
         [2**64],
-        np.array([object()]),
+        pytest.param(np.array([object()]), id="array of object"),
         np.datetime64("2025-06-01"),
         np.zeros(2, [("a", "f4")]),
         "nul at the end\0",
