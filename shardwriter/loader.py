@@ -233,7 +233,7 @@ class ExperimentLoader:
         Returns
         -------
         values : ndarray
-            (rows, *shape), those of the first episode first.
+            ``(rows, *shape)``, those of the first episode first.
         offsets : ndarray
             (episodes + 1,) int64; episode ``i`` has rows ``offsets[i]`` to ``offsets[i + 1]``.
 
@@ -285,7 +285,7 @@ class ExperimentLoader:
         Yields
         ------
         dict
-            Each field as (batch, length, *shape), ``episode`` and ``start``, the window's first
+            Each field as ``(batch, length, *shape)``, ``episode`` and ``start``, the window's first
             row, as (batch,).
 
         Raises

@@ -86,7 +86,7 @@ class RecordedEpisode:
             return values
 
     def get_neural_states(self, start: int | None = None, stop: int | None = None) -> Columns:
-        """Return ``timesteps`` (S,) and each field (S, *shape)."""
+        """Return ``timesteps`` (S,) and each field ``(S, *shape)``."""
         return self._table(NEURAL_STATES, start, stop, {})
 
     def get_spikes(self, start: int | None = None, stop: int | None = None) -> SpikeTrain:
@@ -113,7 +113,7 @@ class RecordedEpisode:
         return list(zip(timesteps.tolist(), groups, strict=True)) if len(timesteps) else []
 
     def get_behavior(self, start: int | None = None, stop: int | None = None) -> Columns:
-        """Return ``timesteps`` (T,) and each field (T, *shape)."""
+        """Return ``timesteps`` (T,) and each field ``(T, *shape)``."""
         return self._table(BEHAVIOR, start, stop, {})
 
     def get_rewards(self, start: int | None = None, stop: int | None = None) -> Columns:

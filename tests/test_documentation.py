@@ -1,4 +1,4 @@
-"""The code in README.md and docs/format.md runs, and the bytes that format.md describes are those.
+"""The code in README.md and docs/ runs, and the bytes that docs/format.md describes are those.
 
 The examples have a stage of their own in .ci/run.
 """
@@ -21,24 +21,66 @@ from shardwriter import DataExporter
 ROOT = Path(__file__).parent.parent
 
 
+def pages() -> list[Path]:
+    found = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    return [page for page in found if "_build" not in page.parts and commands(page)]
+
+
 def python_blocks(path: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
 
 
-def test_readme_runs_from_top_to_bottom(tmp_path: Path) -> None:
-    blocks = python_blocks(ROOT / "README.md")
-    assert len(blocks) >= 5
-    script = tmp_path / "readme.py"
-    script.write_text("\n\n".join(blocks))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    subprocess.run(
-        [sys.executable, "-W", "error", str(script)],
+def commands(page: Path) -> str:
+    """Return a page as one script, whose line numbers are the page's.
+
+    What it is made of: every block of Python, and every block of bash that calls shardwriter.
+    ``<!-- not run: REASON -->`` before a block leaves it out.
+    """
+    lines: list[str] = []
+    text = page.read_text()
+    flags = re.MULTILINE | re.DOTALL
+    block = re.compile(r"(<!-- not run: .+ -->\n)?^```(python|bash)\n(.*?)^```$", flags)
+    for found in block.finditer(text):
+        left_out, language, code = found.groups()
+        lines += [""] * (text.count("\n", 0, found.start(3)) - len(lines))
+        if left_out:
+            continue
+        if language == "python":
+            lines += code.splitlines()
+        elif code.startswith("shardwriter "):
+            lines.append(f"__import__('subprocess').run(['bash', '-ec', {code!r}], check=True)")
+    return "\n".join(lines) if any(lines) else ""
+
+
+def needs(page: Path) -> list[str]:
+    """Return the packages that a page says its code needs beyond those of the extra `test`."""
+    found = re.search(r"^<!-- needs: (.+) -->$", page.read_text(), re.MULTILINE)
+    return found[1].split() if found else []
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_code_of_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path) -> None:
+    for package in needs(page):
+        pytest.importorskip(package)
+    script = tmp_path / "page.py"
+    script.write_text(commands(page))
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "MPLBACKEND": "Agg",
+    }
+    done = subprocess.run(
+        [sys.executable, "-W", "error", script.name],
         cwd=tmp_path,
         env=environment,
-        check=True,
+        capture_output=True,
+        text=True,
+        check=False,
         timeout=110,
     )
-    assert list(tmp_path.glob("experiments/maze_*/experiment_data.h5"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
 
 
 def test_reader_of_the_format_page_reads_and_notices_damage(tmp_path: Path) -> None:
