@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +54,17 @@ def commands(page: Path) -> str:
 
 
 def needs(page: Path) -> list[str]:
-    """Return the packages that a page says its code needs beyond those of the extra `test`."""
-    found = re.search(r"^<!-- needs: (.+) -->$", page.read_text(), re.MULTILINE)
-    return found[1].split() if found else []
+    """Return the packages that a page's code imports, or that the page says it needs."""
+    imported = re.findall(r"^\s*(?:import|from) (\w+)", commands(page), re.MULTILINE)
+    said = re.findall(r"^<!-- needs: (.+) -->$", page.read_text(), re.MULTILINE)
+    return sorted({*imported, *" ".join(said).split()})
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_code_of_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path) -> None:
-    for package in needs(page):
-        pytest.importorskip(package)
+    lacking = [package for package in needs(page) if find_spec(package) is None]
+    if lacking:
+        pytest.skip(f"{', '.join(lacking)} not installed")
     script = tmp_path / "page.py"
     script.write_text(commands(page))
     environment = {
