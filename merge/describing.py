@@ -14,13 +14,15 @@ from typing import Any
 
 from shardwriter.errors import ShardDamaged, ShardWriterError
 from shardwriter.process import Child, Parent
-from shardwriter.shard_description import ShardDescription, describe
+from shardwriter.quick_description import describe_several
+from shardwriter.shard_description import ShardDescription
 
 __all__ = ["Work", "describe_all", "in_children"]
 
 _BATCH = 32
+_DESCRIBED_TOGETHER = 64
 _LIMIT_S = 120.0
-_FEW = 200  # shards that are described sooner than a process starts
+_FEW = 500  # shards that are described sooner than processes start
 
 Work = Callable[[Any], Any]
 
@@ -45,16 +47,22 @@ def describe_all(
         A file is no shard; the first such is named.
     """
     found: list[ShardDescription] = []
-    if len(paths) < _FEW:
-        for path in paths:
-            found += describe(path)
-            progress(1)
-        return found
-    for result in in_children("shardwriter.shard_description:describe", paths, workers, progress):
+    results = _described_here(paths, progress)
+    if len(paths) >= _FEW:
+        work = "shardwriter.quick_description:describe_several*"
+        results = in_children(work, paths, workers, progress, _DESCRIBED_TOGETHER)
+    for result in results:
         if isinstance(result, ShardWriterError):
             raise result
         found += result
     return found
+
+
+def _described_here(paths: Sequence[Path], progress: Callable[[int], object]) -> Iterator[Any]:
+    for i in range(0, len(paths), _DESCRIBED_TOGETHER):
+        several = paths[i : i + _DESCRIBED_TOGETHER]
+        yield from describe_several(several)
+        progress(len(several))
 
 
 def in_children(
@@ -70,7 +78,8 @@ def in_children(
     Parameters
     ----------
     work
-        ``"package.module:function"`` of one argument.
+        ``"package.module:function"`` of one item; with ``*`` behind it, of a list of items,
+        for which it returns a list.
     items
         What it is called with, one by one: paths, or what has a ``path``.
     workers
@@ -168,9 +177,13 @@ def serve(parent: Parent) -> None:
     """Run a child process: batches of items in, lists of results or errors out."""
     try:
         module, _, name = parent.receive().partition(":")
-        function: Work = getattr(__import__(module, fromlist=[name]), name)
+        function: Work = getattr(__import__(module, fromlist=[name]), name.rstrip("*"))
         while True:
-            parent.link.send([_tried(function, item) for item in parent.receive()])
+            items = parent.receive()
+            if name.endswith("*"):
+                parent.link.send(function(items))
+            else:
+                parent.link.send([_tried(function, item) for item in items])
     except (EOFError, ConnectionError, KeyboardInterrupt):
         os._exit(0)  # the parent is done; HDF5 may hold files that crash at its own exit
 

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from merge.concatenated import check_descriptors, write_concatenated
 from merge.describing import describe_all
 from merge.differences import SchemaDifference, differences
-from merge.master_file import MasterWriter, open_master, replace_rows
+from merge.master_file import MasterWriter, link_episodes, open_master, replace_rows
 from merge.options import MergeOptions, MergeReport
 from merge.plan import EpisodePlan, check_expected, index_dtype, index_of, plan, renumbered
 from merge.previous import Notes, Previous, read_previous, schema_text
@@ -36,7 +36,6 @@ from shardwriter.layout import (
     FORMAT_VERSION,
     INDEX,
     MERGE,
-    episode_group,
 )
 from shardwriter.shard import publish
 from shardwriter.shard_description import describe_tree
@@ -265,24 +264,21 @@ class _Merge:
             with open_master(os.fspath(temporary), "r+" if amends else "w") as file:
                 writer = MasterWriter(file)
                 if amends:
-                    self._remove(file, [*report.changed, *report.removed])
+                    self._remove_outdated(file)
                 self._write_root(writer, report.episodes, amends=amends)
-                for each in new:
-                    writer.episode(each)
-                    bar.update()
                 if self._options.concat:
                     write_concatenated(file, new)
                 self._write_index(file, kept, new)
+            groups = {each.name: last.groups[each.name] for each in kept} if amends and last else {}
+            link_episodes(temporary, new, groups, bar.update)
             publish(temporary, target, replace=True)
         except BaseException:
             with suppress(FileNotFoundError):
                 temporary.unlink()
             raise
 
-    def _remove(self, file: h5py.File, ids: Sequence[int]) -> None:
-        """Remove episodes from a copy of the last master, and what is no longer as it was."""
-        for episode in ids:
-            del file[episode_group(episode)]
+    def _remove_outdated(self, file: h5py.File) -> None:
+        """Remove from a copy of the last master what is no longer as it was, but for episodes."""
         if self._has_new_own_files():
             for name in [*file.attrs]:
                 del file.attrs[name]

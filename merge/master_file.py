@@ -4,23 +4,33 @@ Through h5py's low-level interface: a master of 10,000 episodes has 100,000 data
 nothing that is written depends on when or where it is written, but for the attributes given.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 from h5py import h5a, h5d, h5g, h5p, h5s, h5t
 
+from merge import symbol_table
+from merge.encoding import Encoder, encoded
+from merge.episode_group import add_episode
 from merge.plan import EpisodePlan
+from shardwriter.layout import EPISODES
+from shardwriter.lookup3 import lookup3
 from shardwriter.schema import fill_value
 from shardwriter.shard_description import ColumnDescription, StaticNode
+from shardwriter.structure import Structure
 from shardwriter.untrusted import Node, as_object
 
-__all__ = ["MasterWriter", "open_master", "replace_rows"]
+__all__ = ["MasterWriter", "link_episodes", "open_master", "replace_rows"]
 
 Array = np.ndarray[Any, Any]
 
 _INDEX_CHUNK = 1024
+_SUPERBLOCK_BYTES = 48
+_BATCH = 128  # episodes that are encoded side by side
 _SMALL_ATTRIBUTES = 64 * 1024  # what an object header can hold
 
 
@@ -53,25 +63,12 @@ class MasterWriter:
     def group(self, parent: h5g.GroupID, path: str) -> h5g.GroupID:
         """Return a group below another, by a path; what is missing of it is created."""
         for name in path.split("/") if path else ():
-            raw = _encoded(name)
+            raw = encoded(name)
             if raw in parent:
                 parent = h5g.open(parent, raw)
             else:
                 parent = h5g.create(parent, raw, gcpl=self._untimed)
         return parent
-
-    def episode(self, episode: EpisodePlan) -> None:
-        """Write one episode: attributes, a virtual dataset per column, static data."""
-        shard = episode.shard
-        group = h5g.create(self.file.id, _encoded(episode.group), gcpl=self._untimed)
-        self.attributes(group, shard.attributes)
-        for name, table in shard.tables.items():
-            parent = self.group(group, name)
-            for column in table.columns:
-                place = f"{shard.group}/{name}/{column.name}"
-                new = self._virtual(parent, column, table.rows, episode.source, place)
-                self.attributes(new, table.attributes.get(column.name, {}))
-        self.static(group, shard.static, episode.source, shard.group)
 
     def static(
         self, parent: h5g.GroupID, nodes: Iterable[StaticNode], source: str, prefix: str
@@ -106,12 +103,12 @@ class MasterWriter:
         """Write attributes with the types that their values have."""
         for name, value in values.items():
             if isinstance(value, str) and len(value) < _SMALL_ATTRIBUTES // 4:
-                attribute = h5a.create(node, _encoded(name), self._text, self._scalar)
+                attribute = h5a.create(node, encoded(name), self._text, self._scalar)
                 attribute.write(np.array(value, h5py.string_dtype()))
             elif isinstance(value, np.generic) and value.dtype.kind in "biufc":
                 array = np.asarray(value)
                 kind = self._type(array.dtype, False)
-                h5a.create(node, _encoded(name), kind, self._scalar).write(array)
+                h5a.create(node, encoded(name), kind, self._scalar).write(array)
             else:
                 as_object(node).attrs[name] = value
 
@@ -142,14 +139,10 @@ class MasterWriter:
         space = h5s.create_simple(shape)
         if 0 not in shape:
             # "%b" in these names would stand for a block's number; "%%" is a per cent sign.
-            names = (_encoded(name.replace("%", "%%")) for name in (source, f"/{place}"))
+            names = (encoded(name.replace("%", "%%")) for name in (source, f"/{place}"))
             properties.set_virtual(space, *names, space)
         kind = self._type(column.dtype, column.is_text)
-        return h5d.create(parent, _encoded(column.name), kind, space, properties)
-
-
-def _encoded(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape")
+        return h5d.create(parent, encoded(column.name), kind, space, properties)
 
 
 def replace_rows(group: h5py.Group, name: str, values: Array) -> None:
@@ -161,3 +154,52 @@ def replace_rows(group: h5py.Group, name: str, values: Array) -> None:
     if name in group:
         del group[name]
     group.create_dataset(name, data=values, maxshape=(None,), chunks=(_INDEX_CHUNK,))
+
+
+def link_episodes(
+    path: Path,
+    episodes: Iterable[EpisodePlan],
+    kept: Mapping[bytes, int],
+    done: Callable[[int], object],
+) -> None:
+    """Write episodes behind a closed master's content, and make them its group of episodes.
+
+    Parameters
+    ----------
+    path
+        The master, with a group ``episodes``.
+    episodes
+        Those that are new.
+    kept
+        The groups that it has already, by name.
+    done
+        Called with the number of episodes written since it was last called.
+    """
+    with path.open("r+b") as file:
+        head = bytearray(file.read(_SUPERBLOCK_BYTES))
+        end = int.from_bytes(head[28:36], "little")
+        file.seek(end)
+        addresses = dict(kept)
+        for several in _batches(episodes):
+            encoder = Encoder(end)
+            for each in several:
+                addresses[each.name] = add_episode(encoder, each)
+            end += file.write(encoder.finish())
+            done(len(several))
+        data, tree, heap = symbol_table.written(addresses, end)
+        end += file.write(data)
+        file.truncate(end)
+        with Structure(path) as structure:
+            place = structure.links(structure.messages(structure.root))[EPISODES.encode()]
+        file.seek(place)
+        file.write(symbol_table.header(tree, heap))
+        head[28:36] = end.to_bytes(8, "little")
+        head[44:48] = lookup3(bytes(head[:44])).to_bytes(4, "little")
+        file.seek(0)
+        file.write(head)
+
+
+def _batches(episodes: Iterable[EpisodePlan]) -> Iterator[list[EpisodePlan]]:
+    following = iter(episodes)
+    while several := list(islice(following, _BATCH)):
+        yield several

@@ -32,6 +32,11 @@ class EpisodePlan:
         """The episode's group in the master."""
         return episode_group(self.episode)
 
+    @property
+    def name(self) -> bytes:
+        """The last part of that."""
+        return self.group.rpartition("/")[2].encode()
+
 
 @dataclass(frozen=True, slots=True)
 class MasterPlan:

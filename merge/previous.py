@@ -4,6 +4,8 @@ Invariant: whatever is wrong with it, the answer is "there is none", and the mer
 """
 
 import json
+import os
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,16 +16,18 @@ import h5py
 import numpy as np
 from h5py import h5d, h5g
 
+from merge import symbol_table
 from merge.plan import EpisodePlan
 from merge.sources import SourceFile, Sources
 from shardwriter.errors import FormatError, ShardDamaged
-from shardwriter.layout import EPISODES, INDEX, MERGE
+from shardwriter.layout import EPISODES, INDEX, MERGE, episode_group
 from shardwriter.shard_description import (
     ColumnDescription,
     ShardDescription,
     TableDescription,
     check_format,
 )
+from shardwriter.structure import Structure, Unfamiliar
 from shardwriter.untrusted import entries, opened, read_attributes_of
 
 __all__ = ["Notes", "Previous", "read_previous"]
@@ -76,11 +80,12 @@ def schema_of(text: str) -> Mapping[str, TableDescription]:
 
 @dataclass(frozen=True, slots=True)
 class Previous:
-    """An earlier master: its index and its notes."""
+    """An earlier master: its index, its notes, and where each episode's group is in it."""
 
     path: Path
     index: np.ndarray[Any, Any]
     notes: Notes
+    groups: Mapping[bytes, int]
 
     def known(self) -> dict[str, list[int]]:
         """Return the rows of the index by the shard's name."""
@@ -151,4 +156,20 @@ def _previous(path: Path, root: h5g.GroupID) -> Previous | None:
     if len(of) != len(rows) or (of and max(of) >= len(schemas)):
         return None
     files = tuple((str(a), int(b), int(c)) for a, b, c in json.loads(notes["files"]))
-    return Previous(path, rows, Notes(tuple(sources), files, bool(is_renumbered), schemas, of))
+    groups = _groups(path)
+    if groups.keys() != {
+        os.path.basename(episode_group(episode)).encode() for episode in rows["episode_id"].tolist()
+    }:
+        return None
+    noted = Notes(tuple(sources), files, bool(is_renumbered), schemas, of)
+    return Previous(path, rows, noted, groups)
+
+
+def _groups(path: Path) -> Mapping[bytes, int]:
+    """Return the addresses of the episodes' groups, none where they are not as we write them."""
+    try:
+        with Structure(path) as structure:
+            place = structure.links(structure.messages(structure.root))[EPISODES.encode()]
+            return symbol_table.members(structure, place)
+    except (Unfamiliar, KeyError, ValueError, struct.error):
+        return {}

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import h5py
 import numpy as np
@@ -30,18 +30,22 @@ from shardwriter.untrusted import (
 )
 
 __all__ = [
+    "COPIED_BYTES",
+    "OF_STORAGE",
     "ColumnDescription",
     "ShardDescription",
     "StaticNode",
     "TableDescription",
     "check_format",
+    "check_required",
     "describe",
     "describe_tree",
+    "interned",
 ]
 
-_COPIED_BYTES = 64 * 1024  # larger arrays outside tables stay where they are
+COPIED_BYTES = 64 * 1024  # larger arrays outside tables stay where they are
 _MOST_TEXT_BYTES = 256 << 20
-_OF_STORAGE = ("crc32", "is_sorted")  # attributes of columns: of the chunks, not of the values
+OF_STORAGE = ("crc32", "is_sorted")  # attributes of columns: of the chunks, not of the values
 _INTEGERS = {
     "episode_id": (0, 2**63),
     "seed": (0, 2**64),
@@ -135,7 +139,7 @@ def describe(path: Path) -> list[ShardDescription]:
         for name in entries(path, episodes, 10 * MOST_NODES):
             group = _group(path, episodes, name)
             values = read_attributes_of(path, group)
-            _check_required(path, name, values)
+            check_required(path, name, values)
             tables, static = _content(path, group)
             found.append(
                 ShardDescription(
@@ -162,7 +166,14 @@ def check_format(path: Path, attributes: Mapping[str, Any]) -> None:
         raise FormatError(path, f"{expected}, which this release reads", got)
 
 
-def _check_required(path: Path, name: bytes, values: Mapping[str, Any]) -> None:
+def check_required(path: Path, name: bytes, values: Mapping[str, Any]) -> None:
+    """Make sure that an episode has the attributes that an index is made of.
+
+    Raises
+    ------
+    ShardDamaged
+        One is not there, or is not what it should be.
+    """
     lacking = [key for key in _REQUIRED if key not in values]
     if lacking:
         place = f"{EPISODES}/{os.fsdecode(name)}"
@@ -222,25 +233,26 @@ def _table(path: Path, group: h5g.GroupID) -> TableDescription:
         shape = dataset.shape
         if name == TIMESTEPS and dataset.get_num_chunks() * chunk[0] < shape[0]:
             raise ShardDamaged(path, name, f"expected {shape[0]} rows, got fewer chunks than that")
-        columns.append(_interned(ColumnDescription(name, dtype, shape[1:], dtype.kind == "S")))
+        columns.append(interned(ColumnDescription(name, dtype, shape[1:], dtype.kind == "S")))
         lengths[name] = shape[0]
         if h5a.get_num_attrs(dataset) > 1 + (name == TIMESTEPS):
             values = read_attributes_of(path, dataset)
-            attributes[name] = {k: v for k, v in values.items() if k not in _OF_STORAGE}
+            attributes[name] = {k: v for k, v in values.items() if k not in OF_STORAGE}
     if TIMESTEPS not in lengths or len(set(lengths.values())) != 1:
         where = os.fsdecode(h5py.h5i.get_name(group) or b"?")
         raise ShardDamaged(path, where, f"expected columns of one length, got {lengths}")
-    return TableDescription(lengths[TIMESTEPS], tuple(columns), attributes)
+    return TableDescription(lengths[TIMESTEPS], interned(tuple(columns)), attributes)
 
 
-_seen: dict[ColumnDescription, ColumnDescription] = {}
+_seen: dict[Any, Any] = {}
+_Shared = TypeVar("_Shared", ColumnDescription, tuple[ColumnDescription, ...])
 
 
-def _interned(column: ColumnDescription) -> ColumnDescription:
-    """Return one object for equal columns, so that descriptions share it, pickled or not."""
+def interned(described: _Shared) -> _Shared:
+    """Return one object for equal ones, so that descriptions share it, pickled or not."""
     if len(_seen) > MOST_NODES:
         _seen.clear()
-    return _seen.setdefault(column, column)
+    return cast(_Shared, _seen.setdefault(described, described))
 
 
 def describe_tree(path: Path, group: h5g.GroupID, name: str) -> list[StaticNode]:
@@ -280,7 +292,7 @@ def _array(
     is_text = h5py.check_string_dtype(dataset.dtype) is not None
     if not is_text and dataset.dtype.kind not in "biufcS":
         raise ShardDamaged(path, place, f"expected numbers or text, got {dataset.dtype}")
-    if not is_text and dataset.nbytes > _COPIED_BYTES:
+    if not is_text and dataset.nbytes > COPIED_BYTES:
         return StaticNode(place, attributes, None, dataset.shape, dataset.dtype)
     if dataset.nbytes > _MOST_TEXT_BYTES:
         raise ShardDamaged(path, place, f"expected less text, got {dataset.nbytes} bytes")

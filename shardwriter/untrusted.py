@@ -31,6 +31,8 @@ __all__ = [
     "entries",
     "file_of",
     "is_inside",
+    "is_safe_chunk",
+    "is_stock_filter",
     "open_child",
     "opened",
     "read_attributes_of",
@@ -156,11 +158,21 @@ def check_column(path: Path, dataset: h5d.DatasetID) -> tuple[np.dtype[Any], tup
         raise ShardDamaged(path, _place(dataset), problem)
     chunk: tuple[int, ...] = properties.get_chunk()
     size = dtype.itemsize * math.prod(chunk)
-    if size > _MOST_CHUNK_BYTES:
+    if not is_safe_chunk(dtype, chunk):
         problem = f"expected chunks of at most 1 GiB, got {size} bytes"
         raise ShardDamaged(path, _place(dataset), problem)
     check_filters(path, dataset, properties)
     return dtype, chunk
+
+
+def is_safe_chunk(dtype: np.dtype[Any] | None, chunk: tuple[int, ...]) -> bool:
+    """Tell whether a chunk of a table is of a size that may be read whole."""
+    return dtype is not None and dtype.itemsize * math.prod(chunk) <= _MOST_CHUNK_BYTES
+
+
+def is_stock_filter(number: int) -> bool:
+    """Tell whether a filter is one that needs no plugin."""
+    return number in _STOCK_FILTERS
 
 
 def check_filters(path: Path, dataset: h5d.DatasetID, properties: h5p.PropDCID) -> None:
@@ -170,7 +182,7 @@ def check_filters(path: Path, dataset: h5d.DatasetID, properties: h5p.PropDCID) 
     """
     for i in range(properties.get_nfilters()):
         number = properties.get_filter(i)[0]
-        if number in _STOCK_FILTERS:
+        if is_stock_filter(number):
             continue
         if number not in _PLUGIN_FILTERS:
             problem = f"expected a filter of this package, got number {number}"
