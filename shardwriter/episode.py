@@ -7,7 +7,8 @@ it has returned, what it logged outlives every process.
 import json
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +26,7 @@ from shardwriter.timestep_log import TimestepLog
 from shardwriter.tree import TreeError, flatten, pack
 from shardwriter.writer import Sealed
 
-__all__ = ["Episode"]
+__all__ = ["Episode", "held"]
 
 _RESERVED = {*TABLES, EVENTS, FINAL_STATE, SUMMARY}
 _ERROR_CHARACTERS = 16_000
@@ -66,6 +67,7 @@ class Episode:
         self._lock = threading.Lock()
         self._alarm = store.buffer.alarm
         self._has_ended = False
+        self._n_steps = 0  # once it has ended
         self._timesteps = TimestepLog(store, episode, neural_sampling_rate, checks)
         self._weights = WeightLog(store, episode, checks)
         self._events = EventLog(store, episode, checks)
@@ -258,12 +260,14 @@ class Episode:
             self._static.add(name)
 
     def _add_static(self, name: str, data: Any) -> None:
+        self._store.buffer.add_record("static", self._packed(name, data))
+
+    def _packed(self, name: str, data: Any) -> bytes:
         try:
-            payload = pack(flatten(data, name))
+            return pack(flatten(data, name))
         except TreeError as error:
             place, expected, got = error.args
             raise FieldError(self.id, place, expected, got, "convert it") from error
-        self._store.buffer.add_record("static", payload)
 
     # -- the end --------------------------------------------------------------------------
 
@@ -296,6 +300,19 @@ class Episode:
                     self._add_static(name, value)
                     self._static.add(name)
             self._finish("completed", success=bool(success))
+
+    def check_end(self, final_state: Any, summary: Any) -> None:
+        """Raise the error that ``end`` would raise."""
+        with self._lock:
+            self._check_open("end")
+        for name, value in ((FINAL_STATE, final_state), (SUMMARY, summary)):
+            self._packed(name, value)
+
+    @property
+    def steps(self) -> int:
+        """Timesteps logged so far."""
+        with self._lock:
+            return self._n_steps if self._has_ended else self._timesteps.steps
 
     def progress(self) -> tuple[int, int]:
         """Return the rows and raw bytes logged so far, zeros once the episode has ended."""
@@ -386,6 +403,7 @@ class Episode:
         self._has_ended = True
         self._drain.seal()
         timesteps = self._timesteps
+        self._n_steps = timesteps.steps
         # Views of the slots keep their memory mapped; nothing is logged any more.
         del self._timesteps, self._weights, self._events, self._alarm, self._store
         timesteps.finish()
@@ -400,6 +418,27 @@ class Episode:
         if self._has_ended:
             raise EpisodeEnded(self.id, call)
         self._drain.check()
+
+
+@contextmanager
+def held(episodes: Sequence[Episode], call: str) -> Iterator[list[TimestepLog]]:
+    """Keep other threads out of several episodes while one call logs to all of them.
+
+    Raises
+    ------
+    EpisodeEnded, WriterFailed
+        One of them takes no more.
+    """
+    locks = [episode._lock for episode in episodes]
+    for lock in locks:
+        lock.acquire()
+    try:
+        for episode in episodes:
+            episode._check_open(call)
+        yield [episode._timesteps for episode in episodes]
+    finally:
+        for lock in locks:
+            lock.release()
 
 
 def _storable(text: str) -> str:

@@ -55,12 +55,15 @@ class ConfigError(ShardWriterError):
 class FieldError(ShardWriterError):
     """A logged value does not fit; that call logged nothing, every earlier row stays."""
 
-    def __init__(self, episode: int, field: str, expected: str, got: str, advice: str) -> None:
+    def __init__(
+        self, episode: int | Sequence[int], field: str, expected: str, got: str, advice: str
+    ) -> None:
         super().__init__(episode, field, expected, got, advice)
 
     def __str__(self) -> str:
         episode, field, expected, got, advice = self.args
-        return f"episode {episode}, {field}: expected {expected}, got {got}; {advice}"
+        where = f"episode {episode}" if isinstance(episode, int) else f"episodes {ranges(episode)}"
+        return f"{where}, {field}: expected {expected}, got {got}; {advice}"
 
 
 class FieldsDiffer(ShardWriterError):

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from merge import merge_experiment
+from shardwriter.batch import EpisodeBatch
 from shardwriter.config import RecorderConfig
 from shardwriter.engines import EpisodeResult, run_episodes
 from shardwriter.episode import Episode
@@ -327,6 +328,16 @@ class DataExporter:
         self._check_open()
         self._current = self._recorder.start_episode(episode_id)
         return self._current
+
+    def start_episodes(
+        self, ids: Iterable[int] | None = None, *, count: int | None = None
+    ) -> EpisodeBatch:
+        """Open several episodes that one process steps together.
+
+        See ``Recorder.start_episodes``.
+        """
+        self._check_open()
+        return self._recorder.start_episodes(ids, count=count)
 
     def log(self, **values: Any) -> None:
         """Call ``log_timestep`` of the current episode: the one started last.

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from shardwriter.batch import EpisodeBatch
 from shardwriter.episode import Episode
 from shardwriter.writer import Sealed
 
@@ -91,6 +92,11 @@ class Performance:
             setattr(episode, name, self._timed(name, getattr(episode, name)))
         # On this one object: an episode that is not profiled pays nothing.
         episode.log_timestep = self._timed_step(episode.log_timestep)  # type: ignore[method-assign]
+
+    def attach_batch(self, batch: EpisodeBatch) -> None:
+        """Time a batch's calls from now on; its episodes are timed already."""
+        timed = self._timed("log_timesteps", batch.log_timesteps)
+        batch.log_timesteps = timed  # type: ignore[method-assign]  # as above
 
     def _timed_step(self, call: Callable[..., Any]) -> Callable[..., Any]:
         """Time ``log_timestep`` by its own parameters: ``*`` and ``**`` cost as much again."""

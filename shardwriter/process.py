@@ -7,6 +7,7 @@ is for a file descriptor, never for time to pass.
 
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -22,7 +23,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-__all__ = ["Child", "Identity", "Parent", "TerminationAsExit", "uninterrupted"]
+__all__ = [
+    "Child",
+    "Identity",
+    "Parent",
+    "TerminationAsExit",
+    "make_room_for_files",
+    "uninterrupted",
+]
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _NAMESPACE = Path("/proc/self/ns/pid")
@@ -191,6 +199,14 @@ class Parent:
         if ready or self._is_gone:
             raise EOFError
         return None
+
+
+def make_room_for_files(count: int) -> None:
+    """Raise this process's limit of open files, where it is lower, as far as it may go."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @contextmanager

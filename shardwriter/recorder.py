@@ -8,8 +8,9 @@ import os
 import secrets
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,7 @@ from typing import Any, cast
 import numpy as np
 import psutil
 
+from shardwriter.batch import EpisodeBatch
 from shardwriter.buffer import Buffer, remove_buffer
 from shardwriter.config import RecorderConfig
 from shardwriter.content_checks import ContentChecks
@@ -31,10 +33,10 @@ from shardwriter.layout import (
     unfinished_buffers,
     unfinished_episodes,
 )
-from shardwriter.memory import MemoryBudget
+from shardwriter.memory import MemoryBudget, MemoryShare
 from shardwriter.open_episodes import OpenEpisodes
 from shardwriter.performance import Performance
-from shardwriter.process import Identity, uninterrupted
+from shardwriter.process import Identity, make_room_for_files, uninterrupted
 from shardwriter.shard import Codecs
 from shardwriter.table_log import Store
 from shardwriter.writer_process import WriterProcess
@@ -42,6 +44,8 @@ from shardwriter.writer_process import WriterProcess
 __all__ = ["Recorder", "checked_id", "episode_seed"]
 
 _MOST_UNSEALED = 2  # ended episodes per writer process whose buffers still take up memory
+_FILES_PER_EPISODE = 10  # a mapping counts as one; with async_write=False there is the part, too
+_OTHER_FILES = 256
 _SHARED_MEMORY = Path("/dev/shm")
 _CLUSTER_FILE_SYSTEMS = ["afs", "beegfs", "ceph", "glusterfs", "gpfs", "lustre", "panfs", "pvfs2"]
 _NETWORK_FILE_SYSTEMS = frozenset(
@@ -126,11 +130,38 @@ class Recorder:
         NoSpace
             There is no room for the episode's buffer.
         """
-        self._episodes.settle(_MOST_UNSEALED * max(1, len(self._writers)))
-        if episode_id is None:
-            return self._start_next()
-        with uninterrupted():
-            return self._start(checked_id(episode_id))
+        (opened,) = self._open_together([episode_id], 1)
+        return opened
+
+    def start_episodes(
+        self, ids: Iterable[int] | None = None, *, count: int | None = None
+    ) -> EpisodeBatch:
+        """Open several episodes that are logged to by one call, as in a vectorised environment.
+
+        Parameters
+        ----------
+        ids
+            Their ids, as for ``start_episode``.
+        count
+            How many, with the next free ids, in place of `ids`.
+
+        Raises
+        ------
+        ConfigError
+            Neither or both of the arguments were given, or no episode.
+        EpisodeExists, NoSpace
+            As ``start_episode``; none of them was opened.
+        """
+        if (ids is None) == (count is None):
+            raise ConfigError("start_episodes", "either ids or count=", (ids, count))
+        wanted: list[int | None] = [None] * (count or 0) if ids is None else list(ids)
+        if not wanted:
+            raise ConfigError("start_episodes", "at least one episode", 0)
+        make_room_for_files(_FILES_PER_EPISODE * len(wanted) + _OTHER_FILES)
+        batch = EpisodeBatch(self._open_together(wanted, len(wanted)), self._open_together)
+        if self.config.enable_profiling:
+            self.performance.attach_batch(batch)
+        return batch
 
     def close(self) -> None:
         """End open episodes as ``interrupted`` and wait until every shard is published.
@@ -148,35 +179,57 @@ class Recorder:
         if failures:
             raise failures[0]
 
-    def _start_next(self) -> Episode:
+    def _open_together(self, ids: Sequence[int | None], of: int) -> list[Episode]:
+        """Open all of these episodes or none; None takes the next free id.
+
+        `of` is the number of episodes that share the memory.
+        """
+        self._episodes.settle(_MOST_UNSEALED * max(1, len(self._writers)))
+        opened: list[Episode] = []
+        claimed: list[_Claimed] = []
+        with uninterrupted():
+            try:
+                for wanted in ids:
+                    claim = self._claimed_next() if wanted is None else self._claimed(wanted)
+                    claimed.append(claim)
+                for claim in claimed:
+                    opened.append(self._opened(claim, of))  # noqa: PERF401  (an error leaves some)
+            except BaseException:
+                for claim in claimed[len(opened) :]:
+                    claim.buffer.unlink()
+                for episode in opened:
+                    episode.interrupt()
+                raise
+        return opened
+
+    def _claimed(self, episode_id: int) -> "_Claimed":
+        paths = EpisodePaths(self.output_dir, checked_id(episode_id))
+        seed = episode_seed(self.config.seed, paths.episode)
+        return _Claimed(paths, seed, self._claim(paths, seed))
+
+    def _claimed_next(self) -> "_Claimed":
         if self._next_id == 0:
             taken = [*listed_episodes(self.output_dir), *unfinished_episodes(self.output_dir)]
             self._next_id = max(taken, default=-1) + 1
         candidate = self._next_id  # of this thread's own, so that none is skipped
         while True:
             try:
-                with uninterrupted():
-                    opened = self._start(candidate)
+                claimed = self._claimed(candidate)
             except EpisodeExists:
                 candidate += 1
             else:
                 self._next_id = max(self._next_id, candidate)
-                return opened
+                return claimed
 
-    def _start(self, episode: int) -> Episode:
-        paths = EpisodePaths(self.output_dir, episode)
-        seed = episode_seed(self.config.seed, episode)
-        buffer = self._claim(paths, seed)
-        try:
-            drain = self._drain(paths)
-        except BaseException:
-            buffer.unlink()
-            raise
+    def _opened(self, claimed: "_Claimed", of: int) -> Episode:
+        paths, buffer = claimed.paths, claimed.buffer
+        drain = self._drain(paths)
         self._budget.look()
-        store = Store(buffer, drain, self.config.chunk_size, self._budget)
-        checks = ContentChecks(episode, self.n_neurons) if self.config.validate_data else None
+        share = MemoryShare(self._budget, of, lambda: buffer.allocated_bytes)
+        store = Store(buffer, drain, self.config.chunk_size, share if of > 1 else self._budget)
+        checks = ContentChecks(paths.episode, self.n_neurons) if self.config.validate_data else None
         sampling = self.config.neural_sampling_rate
-        opened = Episode(episode, seed, store, paths.shard, sampling, checks)
+        opened = Episode(paths.episode, claimed.seed, store, paths.shard, sampling, checks)
         if self.config.enable_profiling:
             self.performance.attach(opened)
         self._episodes.add(opened)
@@ -240,6 +293,15 @@ class Recorder:
         if self._is_copy:
             return sum(_allocated(path) for path in unfinished_buffers(self.output_dir))
         return self._episodes.memory_bytes()
+
+
+@dataclass(frozen=True, slots=True)
+class _Claimed:
+    """An episode whose id is this process's own."""
+
+    paths: EpisodePaths
+    seed: int
+    buffer: Buffer
 
 
 class _Flusher:

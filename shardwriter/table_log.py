@@ -13,7 +13,7 @@ import numpy as np
 from shardwriter.buffer import Buffer, TableSlots
 from shardwriter.drain import Drain
 from shardwriter.instants import reached
-from shardwriter.memory import MemoryBudget
+from shardwriter.memory import MemoryBudget, MemoryShare
 from shardwriter.schema import Column, Table, fill_value
 
 __all__ = ["Store", "TableLog"]
@@ -28,7 +28,7 @@ class Store:
     buffer: Buffer
     drain: Drain
     chunk_rows: int
-    budget: MemoryBudget
+    budget: MemoryBudget | MemoryShare
 
 
 class TableLog:

@@ -18,9 +18,11 @@ from shardwriter.schema import Column
 from shardwriter.table_log import Store, TableLog
 from shardwriter.values import fetched
 
-__all__ = ["TimestepLog"]
+__all__ = ["Checked", "TimestepLog"]
 
 Array = np.ndarray[Any, Any]
+# A timestep, its neural state, ids of the neurons that fired, behaviour, and reward.
+Checked = tuple[int, list[Any] | None, Array | None, list[Any] | None, float]
 
 _SPIKE_COLUMNS = (Column("neuron_ids", np.dtype(np.int32)),)
 _REWARD_COLUMNS = (Column("values", np.dtype(np.float64)),)
@@ -60,7 +62,7 @@ class TimestepLog:
         self._spikes: TableLog | None = None
         self._rewards: TableLog | None = None
 
-    def log(  # noqa: C901  (every function called here costs the simulation as much as a field)
+    def log(
         self,
         timestep: Any,
         neural_state: Mapping[str, Any] | None,
@@ -70,16 +72,40 @@ class TimestepLog:
         spike_ids: Any,
     ) -> None:
         """Log one timestep."""
+        if "jax" in sys.modules:
+            if type(timestep) is int and not self.is_due(timestep):
+                neural_state = None  # and so it is not fetched
+            neural_state, spikes, behavior, reward, spike_ids = fetched(
+                (neural_state, spikes, behavior, reward, spike_ids)
+            )
+        self.store(self.check(timestep, neural_state, spikes, behavior, reward, spike_ids))
+
+    def is_due(self, timestep: int) -> bool:
+        """Tell whether the neural state of a timestep would be stored."""
+        return timestep >= self._next_sample
+
+    def check(
+        self,
+        timestep: Any,
+        neural_state: Mapping[str, Any] | None,
+        spikes: Any,
+        behavior: Mapping[str, Any] | None,
+        reward: Any,
+        spike_ids: Any,
+    ) -> Checked:
+        """Return one timestep as ``store`` takes it, before anything else is checked or stored.
+
+        Raises
+        ------
+        FieldError
+            A value does not fit.
+        """
         if type(timestep) is not int:
             timestep = timestep_of(self._episode, timestep)
         if not self._first_valid <= timestep <= _LAST_TIMESTEP:
             raise self._out_of_order(timestep)
         if timestep < self._next_sample:
             neural_state = None
-        if "jax" in sys.modules:
-            neural_state, spikes, behavior, reward, spike_ids = fetched(
-                (neural_state, spikes, behavior, reward, spike_ids)
-            )
         states = fields = ids = None
         if neural_state is not None:
             states = self._neural.check(neural_state)
@@ -88,7 +114,11 @@ class TimestepLog:
         if behavior is not None:
             fields = self._behavior.check(behavior)
         value = 0.0 if reward is None else self._reward(reward)
+        return timestep, states, ids, fields, value
 
+    def store(self, checked: Checked) -> None:
+        """Log a timestep that was checked."""
+        timestep, states, ids, fields, value = checked
         if states:
             self._neural.append(timestep, states)
             self._next_sample = timestep + self._sampling

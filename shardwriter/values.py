@@ -6,7 +6,7 @@ text fixed-length UTF-8.
 
 import operator
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields as dataclass_fields
 from dataclasses import is_dataclass
 from typing import Any, cast
@@ -22,6 +22,7 @@ __all__ = [
     "fetched",
     "flattened",
     "foreign_dtype",
+    "rows_of",
 ]
 
 TEXT_BYTES = 256
@@ -95,6 +96,29 @@ def _holds_jax(value: Any, jax: Any) -> bool:
     if isinstance(value, list):  # which may be long, and holds things of a kind
         return bool(value) and _holds_jax(value[0], jax)
     return isinstance(value, jax.Array)
+
+
+def rows_of(value: Any, count: int) -> Sequence[Any]:
+    """Return the `count` items along a value's first axis, each to be logged by itself.
+
+    A tensor on a device comes to the host as one.
+
+    Raises
+    ------
+    ValueProblem
+        It has no such axis, or another number of items.
+    """
+    if hasattr(value, "detach") and foreign_dtype(value) is not None:
+        value = value.detach().cpu()  # whose rows still know their dtype
+    elif not isinstance(value, (np.ndarray, list, tuple, str, bytes)):
+        value = np.asarray(_on_host(value))
+    expected = f"a leading axis of {count}, one entry for each episode"
+    if isinstance(value, (str, bytes)) or getattr(value, "ndim", 1) == 0:
+        raise ValueProblem(expected, f"one {type(value).__name__} {value!r}"[:100])
+    if len(value) != count:
+        shape = getattr(value, "shape", None)
+        raise ValueProblem(expected, f"{len(value)}" if shape is None else f"shape {tuple(shape)}")
+    return list(value)
 
 
 def flattened(fields: Mapping[str, Any]) -> Mapping[str, Any]:

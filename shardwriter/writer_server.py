@@ -9,11 +9,13 @@ from typing import Any
 
 from shardwriter.instants import reached
 from shardwriter.layout import EpisodePaths
-from shardwriter.process import Parent, ignore_signals
+from shardwriter.process import Parent, ignore_signals, make_room_for_files
 from shardwriter.shard import Codecs
 from shardwriter.writer import EpisodeWriter, finished
 
 __all__ = ["serve"]
+
+_MOST_FILES = 65_536  # about ten for each of the episodes that one process may step together
 
 
 class _Server:
@@ -96,4 +98,5 @@ class _Server:
 def serve(parent: Parent) -> None:
     """Run a writer process."""
     ignore_signals()
+    make_room_for_files(_MOST_FILES)
     _Server(parent).run()
