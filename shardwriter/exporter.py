@@ -67,7 +67,8 @@ class DataExporter:
     n_async_workers
         How many of these.
     enable_profiling
-        Time every call; see ``get_performance_stats``. The figures are saved at ``close``.
+        Count every call and time many of them; see ``get_performance_stats``. The figures are
+        saved at ``close``.
     max_memory_mb
         Bound on all buffers of the experiment together, in MB (10^6 bytes). Slots shrink to
         fit; where the smallest do not, an error names the bound that would do.
@@ -425,12 +426,14 @@ class DataExporter:
         Returns
         -------
         dict
-            ``operations`` (count, mean, p50, p95 and p99 in µs of each call; only with
-            ``enable_profiling``, those of worker processes once they have ended), ``episodes``,
+            ``operations`` (of each call the count, how many were timed, and of those mean, p50,
+            p95 and p99 in µs; only with ``enable_profiling``, those of worker processes once they
+            have ended), ``episodes``,
             ``rows``, ``raw_mb``, ``overall`` and ``now`` (rows and MB per second since the
             start, and since the last call of this method), ``back_pressure`` (seconds blocked
             on full slots, high water of the slots), ``writer`` (busy seconds, utilisation),
-            ``compression`` (ratio by column).
+            ``compression`` (ratio by column), ``codec_choices`` (with ``adaptive_compression``,
+            what was chosen for each column and why).
         """
         return self._recorder.performance_stats()
 

@@ -1,9 +1,11 @@
 """What recording costs: times of calls, rates, back-pressure, writers and compression.
 
 Invariant: with profiling off nothing here runs per call; what a writer does is counted per
-slot and per episode, always.
+slot and per episode, always. With profiling on every call is counted; of the calls that log single
+rows every seventh is timed, since reading the clock costs a good part of what they take.
 """
 
+import itertools
 import threading
 import time
 from array import array
@@ -19,14 +21,17 @@ from shardwriter.writer import Sealed
 
 __all__ = ["CallTimes", "Collected", "Performance", "performance_text"]
 
-_OPERATIONS = (  # and log_timestep
-    "log_timesteps",
-    "log_weight_change",
-    "log_weight_changes",
-    "log_event",
-    "log_static_data",
-    "end",
-)
+# One call in so many is timed. Seven has no factor in common with the usual rows of a slot, so
+# that the calls which hand over a slot are timed as often as they happen.
+_ONE_IN = 7
+_OPERATIONS = {  # and log_timestep
+    "log_timesteps": 1,
+    "log_weight_change": _ONE_IN,
+    "log_weight_changes": 1,
+    "log_event": _ONE_IN,
+    "log_static_data": 1,
+    "end": 1,
+}
 _HELD = 65_536  # times held before they go into the histogram
 _BINS_PER_OCTAVE = 16
 _N_BINS = 48 * _BINS_PER_OCTAVE  # from one nanosecond to three days
@@ -34,9 +39,13 @@ _N_BINS = 48 * _BINS_PER_OCTAVE  # from one nanosecond to three days
 
 @dataclass(slots=True)
 class CallTimes:
-    """The times of one operation: count, sum, and a histogram of 16 bins to each doubling."""
+    """The times of one operation: a histogram of 16 bins to each doubling.
+
+    ``count`` counts all calls; ``timed`` those of them whose times are in ``total_s`` and ``bins``.
+    """
 
     count: int = 0
+    timed: int = 0
     total_s: float = 0.0
     bins: np.ndarray[Any, np.dtype[np.int64]] = field(
         default_factory=lambda: np.zeros(_N_BINS, np.int64)
@@ -44,7 +53,7 @@ class CallTimes:
 
     def add(self, seconds: np.ndarray[Any, np.dtype[np.float64]]) -> None:
         """Add measured times."""
-        self.count += len(seconds)
+        self.timed += len(seconds)
         self.total_s += float(seconds.sum())
         places = np.log2(np.maximum(seconds, 1e-9) * 1e9) * _BINS_PER_OCTAVE
         self.bins += np.bincount(places.astype(np.intp).clip(0, _N_BINS - 1), minlength=_N_BINS)
@@ -52,19 +61,38 @@ class CallTimes:
     def merge(self, other: "CallTimes") -> None:
         """Add the times of another process."""
         self.count += other.count
+        self.timed += other.timed
         self.total_s += other.total_s
         self.bins += other.bins
 
     def summary(self) -> dict[str, float]:
-        """Return count, mean and percentiles in microseconds (within 4 %)."""
-        found: dict[str, float] = {"count": self.count}
-        if self.count:
-            found["mean_us"] = self.total_s / self.count * 1e6
-            reached = np.cumsum(self.bins) / self.count
+        """Return counts, mean and percentiles in microseconds (within 4 %)."""
+        found: dict[str, float] = {"count": self.count, "timed": self.timed}
+        if self.timed:
+            found["mean_us"] = self.total_s / self.timed * 1e6
+            reached = np.cumsum(self.bins) / self.timed
             for percent in (50, 95, 99):
                 place = int(np.searchsorted(reached, percent / 100)) + 0.5
                 found[f"p{percent}_us"] = float(2.0 ** (place / _BINS_PER_OCTAVE) / 1e3)
         return found
+
+
+class _Calls:
+    """Counts the calls of one operation, and holds the times of some of them."""
+
+    def __init__(self) -> None:
+        self.held: array[float] = array("d")
+        self._count = itertools.count()  # atomic, for calls from many threads
+        self._looks = 0
+        self._reported = 0
+        self.next = self._count.__next__
+
+    def new(self) -> int:
+        """Return how many calls there were since the last time this was asked."""
+        total = self.next() - self._looks  # looking counts on, too
+        self._looks += 1
+        new, self._reported = total - self._reported, total
+        return new
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +107,7 @@ class Performance:
     """Collects what the episodes of one recorder cost; those of workers are added to it."""
 
     def __init__(self) -> None:
-        self._held: dict[str, array[float]] = {}
+        self._calls: dict[str, _Calls] = {}
         self._folding = threading.Lock()
         self._times: dict[str, CallTimes] = {}
         self._sealed: list[Sealed] = []
@@ -87,24 +115,23 @@ class Performance:
         self._last = (self._start, 0, 0)
 
     def attach(self, episode: Episode) -> None:
-        """Time an episode's calls from now on."""
-        for name in _OPERATIONS:
-            setattr(episode, name, self._timed(name, getattr(episode, name)))
+        """Count and time an episode's calls from now on."""
+        for name, one_in in _OPERATIONS.items():
+            setattr(episode, name, self._timed(name, getattr(episode, name), one_in))
         # On this one object: an episode that is not profiled pays nothing.
         episode.log_timestep = self._timed_step(episode.log_timestep)  # type: ignore[method-assign]
 
     def attach_batch(self, batch: EpisodeBatch) -> None:
         """Time a batch's calls from now on; its episodes are timed already."""
-        timed = self._timed("log_timesteps", batch.log_timesteps)
+        timed = self._timed("log_timesteps", batch.log_timesteps, 1)
         batch.log_timesteps = timed  # type: ignore[method-assign]  # as above
 
     def _timed_step(self, call: Callable[..., Any]) -> Callable[..., Any]:
         """Time ``log_timestep`` by its own parameters: ``*`` and ``**`` cost as much again."""
-        name = "log_timestep"
-        held = self._held.setdefault(name, array("d"))
-        append, clock = held.append, time.perf_counter
+        next_call = self._calls.setdefault("log_timestep", _Calls()).next
+        timed = self._timed("log_timestep", call, 0)
 
-        def timed(
+        def counted(
             timestep: Any,
             neural_state: Any = None,
             spikes: Any = None,
@@ -113,38 +140,38 @@ class Performance:
             *,
             spike_ids: Any = None,
         ) -> None:
-            start = clock()
-            try:
-                call(timestep, neural_state, spikes, behavior, reward, spike_ids=spike_ids)
-            finally:
-                append(clock() - start)
-                if len(held) >= _HELD:
-                    self._fold(name)
+            one = call if next_call() % _ONE_IN else timed
+            one(timestep, neural_state, spikes, behavior, reward, spike_ids=spike_ids)
 
-        return timed
+        return counted
 
-    def _timed(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        held = self._held.setdefault(name, array("d"))
-        append, clock = held.append, time.perf_counter
+    def _timed(self, name: str, call: Callable[..., Any], one_in: int) -> Callable[..., Any]:
+        """Time one call in so many, and count all; 0 for calls that are counted already."""
+        calls = self._calls.setdefault(name, _Calls())
+        append, clock, next_call = calls.held.append, time.perf_counter, calls.next
 
         def timed(*arguments: Any, **options: Any) -> Any:
+            if one_in and next_call() % one_in:
+                return call(*arguments, **options)
             start = clock()
             try:
                 return call(*arguments, **options)
             finally:
                 append(clock() - start)
-                if len(held) >= _HELD:
+                if len(calls.held) >= _HELD:
                     self._fold(name)
 
         return timed
 
     def _fold(self, name: str) -> None:
-        held = self._held[name]
+        calls = self._calls[name]
         with self._folding:
             # A copy: NumPy's view would keep other threads from appending meanwhile.
-            taken = held[:]
-            del held[: len(taken)]  # in place: the wrappers of open episodes append to it
-            self._times.setdefault(name, CallTimes()).add(np.array(taken, np.float64))
+            taken = calls.held[:]
+            del calls.held[: len(taken)]  # in place: the wrappers of open episodes append to it
+            times = self._times.setdefault(name, CallTimes())
+            times.add(np.array(taken, np.float64))
+            times.count += calls.new()
 
     def add_sealed(self, sealed: Sealed) -> None:
         """Count an episode whose shard is published."""
@@ -152,7 +179,7 @@ class Performance:
 
     def collected(self) -> "Collected":
         """Return what was collected so far, for another process."""
-        for name in self._held:
+        for name in self._calls:
             self._fold(name)
         return Collected(self._times, self._sealed)
 
@@ -170,7 +197,7 @@ class Performance:
         open_rows, open_bytes
             Rows and raw bytes logged so far by episodes that are not sealed.
         """
-        for name in self._held:
+        for name in self._calls:
             self._fold(name)
         now = time.monotonic()
         rows = open_rows + sum(sum(s.rows.values()) for s in self._sealed)
@@ -190,6 +217,7 @@ class Performance:
             },
             "writer": _writer(self._sealed),
             "compression": _ratios(self._sealed),
+            "codec_choices": _choices(self._sealed),
         }
 
 
@@ -214,6 +242,16 @@ def _ratios(sealed: list[Sealed]) -> dict[str, float]:
     return {column: raw[column] / stored[column] for column in raw if stored[column]}
 
 
+def _choices(sealed: list[Sealed]) -> dict[str, list[str]]:
+    """Return what adaptive compression chose for each column and why, in the order it did."""
+    found: dict[str, list[str]] = {}
+    for one in sealed:
+        for column, choice in one.codec_choices.items():
+            if choice not in found.setdefault(column, []):
+                found[column].append(choice)
+    return found
+
+
 def performance_text(stats: Mapping[str, Any]) -> str:
     """Write what ``stats`` returned as lines for people."""
     overall, pressure, writer = stats["overall"], stats["back_pressure"], stats["writer"]
@@ -231,4 +269,6 @@ def performance_text(stats: Mapping[str, Any]) -> str:
                 f"{times['p50_us']:.1f}, p95 {times['p95_us']:.1f}, p99 {times['p99_us']:.1f}"
             )
     lines += [f"  {column:<35} {ratio:6.2f}x" for column, ratio in stats["compression"].items()]
+    for column, choices in stats["codec_choices"].items():
+        lines += [f"  {column:<35} chosen: {choice}" for choice in choices]
     return "\n".join(lines)

@@ -248,6 +248,15 @@ class Shard:
                 stored[f"{table}/{column.name}"] = column.dataset.id.get_storage_size()
         return raw, stored
 
+    def codec_choices(self) -> dict[str, str]:
+        """Return what was chosen by measurement, and why, by ``table/column``."""
+        return {
+            f"{table}/{column.name}": column.codec.reason
+            for table, columns in self._tables.items()
+            for column in columns
+            if column.codec.reason
+        }
+
     def sums(self, table: str, column: int, chunks: int) -> dict[int, float]:
         """Return the sum of a column's values in each of its first chunks."""
         dataset = self._tables[table][column].dataset

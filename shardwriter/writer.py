@@ -38,9 +38,10 @@ class Sealed:
     ``raw_bytes`` and ``stored_bytes`` are those of each column, before and after compression;
     ``busy_s`` is what the writer worked of the ``open_s`` that it had the episode, ``blocked_s``
     what logging waited for free slots, ``slots_high_water`` the largest part of a table's slots
-    that waited to be written. ``rows`` counts the rows of each table in the shard; ``lost``
-    those that were committed but could not be found, which only damaged files bring about, and
-    ``damage`` says which. A table whose loss cannot be counted has -1 there.
+    that waited to be written; ``codec_choices`` says of each column whose codec was chosen by
+    measurement what was chosen, and why. ``rows`` counts the rows of each table in the shard;
+    ``lost`` those that were committed but could not be found, which only damaged files bring
+    about, and ``damage`` says which. A table whose loss cannot be counted has -1 there.
     """
 
     episode: int
@@ -55,6 +56,7 @@ class Sealed:
     open_s: float = 0.0
     blocked_s: float = 0.0
     slots_high_water: float = 0.0
+    codec_choices: Mapping[str, str] = field(default_factory=dict)
 
 
 def finished(paths: EpisodePaths) -> Sealed:
@@ -106,6 +108,7 @@ class EpisodeWriter:
         self._is_sealed = False
         self._raw_bytes: Mapping[str, int] = {}
         self._stored_bytes: Mapping[str, int] = {}
+        self._codec_choices: Mapping[str, str] = {}
         self.busy_s = 0.0
         self._opened_at = time.perf_counter()
         self._is_recovery = is_recovery
@@ -196,6 +199,7 @@ class EpisodeWriter:
             self._stored_bytes,
             self.busy_s + time.perf_counter() - began,
             time.perf_counter() - self._opened_at,
+            codec_choices=self._codec_choices,
         )
 
     @property
@@ -328,6 +332,7 @@ class EpisodeWriter:
         """Write everything about the episode that is not a table."""
         shard.write_digests()
         self._raw_bytes, self._stored_bytes = shard.column_bytes()
+        self._codec_choices = shard.codec_choices()
         for leaves in self._static:
             write_tree(shard.group, leaves)
         write_attributes(

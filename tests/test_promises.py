@@ -173,9 +173,8 @@ def test_adaptive_compression_says_what_it_chose(
         for t in range(3_000):
             episode.log_timestep(t, behavior={"noise": bits[t], "slow": t // 100})
 
-    experiment = record(
-        tmp_path, log, adaptive_compression=True, chunk_size=1_000, async_write=asynchronous
-    )
+    options = {"adaptive_compression": True, "enable_profiling": True, "chunk_size": 1_000}
+    experiment = record(tmp_path, log, async_write=asynchronous, **options)
     with h5py.File(shard(experiment)) as file:
         group = file["episodes/episode_0000/behavior"]
         assert group["noise"].compression is None
@@ -189,6 +188,10 @@ def test_adaptive_compression_says_what_it_chose(
     assert main(["info", "--json", str(experiment)]) == 0
     fields = json.loads(capsys.readouterr().out)["fields"]
     assert "MB/s" in fields["behavior/slow"]["choices"][0]
+    with ExperimentLoader(experiment) as loader:
+        choices = loader.get_performance()["codec_choices"]
+    assert choices["behavior/slow"] == fields["behavior/slow"]["choices"]
+    assert choices["behavior/noise"] == ["uncompressed: 1.00x at best with gzip"]
 
 
 # -- "Memory bounded to 500 MB, configurable ... a 1,000,000-neuron field still works ... too
@@ -487,6 +490,7 @@ def test_performance_is_measured_and_saved(
     stats = exporter.get_performance_stats()
     calls = stats["operations"]["log_timestep"]
     assert calls["count"] == 1_000 + 2 * 2_000
+    assert calls["count"] / 8 < calls["timed"] < calls["count"] / 6
     assert 0 < calls["p50_us"] <= calls["p95_us"] <= calls["p99_us"]
     assert calls["mean_us"] > 0
     assert stats["episodes"] == 3
