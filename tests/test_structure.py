@@ -37,9 +37,11 @@ def test_a_description_is_what_hdf5_says(experiment: Path, monkeypatch: pytest.M
 def test_many_columns_and_attributes_lie_elsewhere_in_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with DataExporter("wide", tmp_path, progress=False) as exporter:
-        with exporter.start_episode(0) as episode:
-            episode.log_timestep(0, behavior={f"field {i}": i for i in range(30)})
+    with (
+        DataExporter("wide", tmp_path, progress=False) as exporter,
+        exporter.start_episode(0) as episode,
+    ):
+        episode.log_timestep(0, behavior={f"field {i}": i for i in range(30)})
     path = shard(exporter.output_dir, 0)
     expected = describe(path)
     assert len(expected[0].tables["behavior"].columns) == 31
