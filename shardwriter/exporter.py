@@ -20,13 +20,14 @@ from shardwriter.experiment_file import (
     new_experiment_directory,
     sparse_or_dense,
 )
-from shardwriter.layout import ATTRIBUTES
+from shardwriter.layout import ATTRIBUTES, UNITS
 from shardwriter.network import network_size
 from shardwriter.process import TerminationAsExit
 from shardwriter.provenance import code_snapshot, git_info, runtime_info
 from shardwriter.recorder import Recorder
 from shardwriter.recovery import recover
 from shardwriter.schema import name_problem
+from shardwriter.units import Units
 
 __all__ = ["DataExporter"]
 
@@ -245,6 +246,24 @@ class DataExporter:
         attributes = {**self._attributes, **metadata}
         self._files.save(ATTRIBUTES, attributes)
         self._attributes = attributes
+
+    def save_units(self, units: Mapping[str, str], *, dt: float | None = None) -> None:
+        """Say what the numbers mean; exports and plots use it. Called again, it replaces that.
+
+        Parameters
+        ----------
+        units
+            Unit by field, as ``{"membrane_potential": "mV"}``; ``"behavior/position"`` tells
+            fields of one name apart. ``"reward"`` and ``"weight"`` are names too.
+        dt
+            Seconds from one timestep to the next.
+
+        Raises
+        ------
+        ConfigError
+            A unit is no text, or `dt` no positive number.
+        """
+        self._files.save(UNITS, Units(by_name=dict(units), dt=dt).to_attributes())
 
     def save_network_structure(
         self,

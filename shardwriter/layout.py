@@ -27,6 +27,7 @@ __all__ = [
     "SUMMARY",
     "TABLES",
     "TIMESTEPS",
+    "UNITS",
     "EpisodePaths",
     "buffer_label",
     "buffer_name",
@@ -53,6 +54,7 @@ EXPERIMENT = "experiment"  # folder of small HDF5 files, one per root group of t
 
 ATTRIBUTES = "attributes"  # of these files, the one whose attributes go to the root
 
+UNITS = "units"  # units of fields as attributes
 CHECKPOINTS = "checkpoints"  # one file and one group below it for each
 EPISODES = "episodes"
 INDEX = "episode_index"

@@ -31,6 +31,7 @@ from shardwriter.layout import (
     INDEX,
     MASTER,
     SHARDS,
+    UNITS,
     listed_episodes,
     unfinished_episodes,
 )
@@ -38,6 +39,7 @@ from shardwriter.recorded_episode import RecordedEpisode
 from shardwriter.schema import INDEX_DTYPE
 from shardwriter.shard_description import check_format
 from shardwriter.shard_files import ShardFiles
+from shardwriter.units import Units
 from shardwriter.untrusted import (
     check_path,
     check_tree,
@@ -148,7 +150,7 @@ class ExperimentLoader:
         if episode_id not in self._rows:
             advice = self._whereabouts(episode_id)
             raise EpisodeNotFound(episode_id, list(self._rows), self.path, advice)
-        return RecordedEpisode(int(episode_id), self._group)
+        return RecordedEpisode(int(episode_id), self._group, self.get_units)
 
     def _whereabouts(self, episode: int) -> str:
         """Say how an episode that the master does not have gets into it."""
@@ -166,6 +168,10 @@ class ExperimentLoader:
     def get_config(self) -> dict[str, Any]:
         """Return what ``save_config`` kept."""
         return self._attributes("config")
+
+    def get_units(self) -> Units:
+        """Return what ``save_units`` kept: units by field, and ``dt``, None where unknown."""
+        return Units.from_attributes(self._attributes(UNITS), self.path)
 
     def get_runtime_info(self) -> dict[str, Any]:
         """Return machine, interpreter and package versions of the recording."""

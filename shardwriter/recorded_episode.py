@@ -28,6 +28,7 @@ from shardwriter.layout import (
     WEIGHT_CHANGES,
 )
 from shardwriter.spikes import SpikeTrain
+from shardwriter.units import Units
 from shardwriter.untrusted import (
     check_column,
     check_memory,
@@ -60,10 +61,14 @@ class RecordedEpisode:
     """
 
     def __init__(
-        self, episode: int, opened: Callable[[int], AbstractContextManager[h5py.Group]]
+        self,
+        episode: int,
+        opened: Callable[[int], AbstractContextManager[h5py.Group]],
+        units: Callable[[], Units],
     ) -> None:
         self.id = episode
         self._opened = opened
+        self._units = units
 
     def __repr__(self) -> str:
         return f"<RecordedEpisode {self.id}>"
@@ -84,6 +89,15 @@ class RecordedEpisode:
             values = read_attributes(group)
             values[SUMMARY] = _tree(group, SUMMARY)
             return values
+
+    @property
+    def dt(self) -> float | None:
+        """Seconds from one timestep to the next; None if nobody said."""
+        return self._units().dt
+
+    def get_units(self) -> Units:
+        """Return the units of the experiment's fields, and ``dt``."""
+        return self._units()
 
     def get_neural_states(self, start: int | None = None, stop: int | None = None) -> Columns:
         """Return ``timesteps`` (S,) and each field ``(S, *shape)``."""
