@@ -23,9 +23,10 @@ from merge.describing import describe_all
 from merge.differences import SchemaDifference, differences
 from merge.master_file import MasterWriter, link_episodes, open_master, replace_rows
 from merge.options import MergeOptions, MergeReport
-from merge.plan import EpisodePlan, check_expected, index_dtype, index_of, plan, renumbered
+from merge.plan import EpisodePlan, check_expected, index_of, plan, renumbered
 from merge.previous import Notes, Previous, read_previous, schema_text
 from merge.sources import SourceFile, Sources, check_name
+from shardwriter.episode_index import index_dtype
 from shardwriter.errors import EpisodesGone, IdsCollide
 from shardwriter.layout import (
     ATTRIBUTES,

@@ -3,18 +3,17 @@
 Invariant: each virtual dataset maps one dataset of one shard, whole, with its exact length.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import numpy as np
 
 from merge.differences import SchemaDifference, differences
+from shardwriter.episode_index import index_array, index_row
 from shardwriter.errors import EpisodesMissing, IdsCollide
-from shardwriter.layout import EVENTS, TABLES, episode_group
-from shardwriter.schema import INDEX_DTYPE
-from shardwriter.shard_description import ShardDescription, TableDescription
+from shardwriter.layout import episode_group
+from shardwriter.shard_description import ShardDescription
 
 __all__ = ["EpisodePlan", "MasterPlan", "check_expected", "plan", "renumbered"]
 
@@ -111,42 +110,13 @@ def check_expected(found: Sequence[int], expected: Sequence[int]) -> None:
         raise EpisodesMissing(missing, len(expected))
 
 
-def index_dtype(names: Sequence[str]) -> np.dtype[Any]:
-    """Return the index's dtype, with room for the longest of the shards' names."""
-    width = max([len(name.encode()) for name in names], default=1) or 1
-    fields = [
-        (name, f"S{width}" if name == "shard" else INDEX_DTYPE[name])
-        for name in INDEX_DTYPE.names or ()
-    ]
-    return np.dtype(fields)
-
-
 def index_of(episodes: Sequence[EpisodePlan]) -> np.ndarray[Any, Any]:
     """Return the index's rows of some episodes."""
-    rows = [tuple(_index_row(each)) for each in episodes]
-    return np.array(rows, index_dtype([each.source for each in episodes]))
+    return index_array((_index_row(each) for each in episodes), [each.source for each in episodes])
 
 
-def _index_row(each: EpisodePlan) -> Iterator[object]:
+def _index_row(each: EpisodePlan) -> tuple[object, ...]:
     shard = each.shard
-    attributes = shard.attributes
-    yield from (
-        each.episode,
-        str(attributes["status"]).encode(),
-        int(attributes.get("total_timesteps", 0)),
-        int(attributes.get("total_spikes", 0)),
-        float(attributes.get("total_reward", 0.0)),
-        int(attributes["seed"]),
-        datetime.fromisoformat(str(attributes["start_time"])).timestamp(),
-        datetime.fromisoformat(str(attributes["end_time"])).timestamp(),
-    )
-    yield from (shard.rows(table) for table in TABLES)
-    yield event_rows(shard.tables)
-    yield from (each.source.encode(), shard.size, shard.mtime_ns, shard.uuid.encode())
-    yield shard.episode
-
-
-def event_rows(tables: Mapping[str, TableDescription]) -> int:
-    """Return the rows of all event types together, -1 where there is none."""
-    rows = [table.rows for name, table in tables.items() if name.startswith(f"{EVENTS}/")]
-    return sum(rows) if rows else -1
+    rows = {name: table.rows for name, table in shard.tables.items()}
+    place = (each.source, shard.size, shard.mtime_ns, shard.uuid, shard.episode)
+    return index_row(each.episode, shard.attributes, rows, place)

@@ -18,7 +18,7 @@ from h5py import h5d, h5o, h5s
 from shardwriter.column_reader import read_rows
 from shardwriter.errors import ConfigError, FieldsDiffer, ShardDamaged
 from shardwriter.layout import TIMESTEPS
-from shardwriter.recorded_episode import timestep_rows
+from shardwriter.shard_episode import timestep_rows
 from shardwriter.untrusted import check_column, check_memory, check_path, file_of
 
 __all__ = ["Windows", "concatenated", "windows"]

@@ -181,10 +181,11 @@ class Buffer:
     records. Closing happens with the last reference; ``unlink`` removes the file.
     """
 
-    def __init__(self, path: Path, fd: int) -> None:
+    def __init__(self, path: Path, fd: int, *, read_only: bool = False) -> None:
         self.path = path
         self._fd = fd
-        self._head = mmap.mmap(fd, _PAGE)
+        self._access = mmap.ACCESS_READ if read_only else mmap.ACCESS_DEFAULT
+        self._head = mmap.mmap(fd, _PAGE, access=self._access)
         self._words = memoryview(self._head).cast("Q")
         self._last = 0  # offset of the newest record's header; 0 is page 0
         self._seen = 0  # offset of the newest record that `read_new` gave
@@ -226,8 +227,8 @@ class Buffer:
         return buffer
 
     @classmethod
-    def open(cls, path: Path) -> "Buffer":
-        """Map an existing buffer.
+    def open(cls, path: Path, *, read_only: bool = False) -> "Buffer":
+        """Map an existing buffer, on request so that nothing of it can be changed.
 
         Raises
         ------
@@ -236,11 +237,11 @@ class Buffer:
         BufferDamaged
             It is not a buffer, or its creator died before it held anything.
         """
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
         if os.fstat(fd).st_size < _PAGE:
             os.close(fd)
             raise BufferDamaged(path, "it is shorter than its header")
-        buffer = cls(path, fd)
+        buffer = cls(path, fd, read_only=read_only)
         if buffer._words[_W_MAGIC] != _MAGIC:
             raise BufferDamaged(path, "its header was never completed")
         return buffer
@@ -406,7 +407,7 @@ class Buffer:
         position = _aligned(_LINE + len(payload), _LINE)
         if position + sum(TableSlots.size(table, n) for table, n, _ in entries) > extent:
             raise BufferDamaged(self.path, f"tables at byte {offset} reach past their record")
-        memory = mmap.mmap(self._fd, extent, offset=offset)
+        memory = mmap.mmap(self._fd, extent, access=self._access, offset=offset)
         slots = []
         for table, n, first_row in entries:
             slots.append(TableSlots(table, n, first_row, memory, position))

@@ -184,16 +184,23 @@ class Compression:
 
     def codec(self, table: str, column: Column, sample: Array | None = None) -> ColumnCodec:
         """Return the codec of a column; `sample` is what an adaptive one is chosen from."""
-        name = column.name
-        precision = self.precision.get(f"{table}/{name}", self.precision.get(name))
-        if column.dtype.kind not in "fc":
-            precision = None
+        precision = self._precision(table, column)
         pipeline = Pipeline(self.name, self.level)
         if not self.adaptive or sample is None or sample.size == 0:
             return ColumnCodec(pipeline, precision)
         rounded = sample if precision is None else round_to(sample, precision)
         chosen, reason = _choose(pipeline, np.ascontiguousarray(rounded))
         return ColumnCodec(chosen, precision, reason)
+
+    def rounded(self, table: str, column: Column, values: Array) -> Array:
+        """Return values of a column as they will be stored."""
+        precision = self._precision(table, column)
+        return values if precision is None else round_to(values, precision)
+
+    def _precision(self, table: str, column: Column) -> float | None:
+        name = column.name
+        precision = self.precision.get(f"{table}/{name}", self.precision.get(name))
+        return precision if column.dtype.kind in "fc" else None
 
 
 def round_to(values: Array, precision: float) -> Array:

@@ -14,6 +14,7 @@ __all__ = [
     "EpisodeEnded",
     "EpisodeExists",
     "EpisodeNotFound",
+    "EpisodeUnfinished",
     "EpisodesFailed",
     "EpisodesGone",
     "EpisodesMissing",
@@ -119,6 +120,20 @@ class EpisodeNotFound(ShardWriterError):
         episode, available, where, advice = self.args
         text = f"{where}: expected one of the episodes {ranges(available)}, got {episode}"
         return f"{text}; {advice}" if advice else text
+
+
+class EpisodeUnfinished(ShardWriterError):
+    """The episode is still being recorded, and what was asked for is only in a finished shard."""
+
+    def __init__(self, episode: int, asked: str) -> None:
+        super().__init__(episode, asked)
+
+    def __str__(self) -> str:
+        episode, asked = self.args
+        return (
+            f"episode {episode}: expected a finished one for {asked}, got one that is still being "
+            "recorded; use its getters, or wait for its end"
+        )
 
 
 class EpisodesFailed(ShardWriterError):

@@ -85,6 +85,23 @@ class Overlay(io.RawIOBase):
         self._file.close()
         super().close()
 
+    def foresee(self, journal: Path) -> None:
+        """Show the file as a published journal makes it, if there is one.
+
+        Raises
+        ------
+        ShardDamaged
+            The journal fails its checksum, or is of a file that has taken this one's place.
+        """
+        try:
+            self._size, writes = _content(journal)
+            is_same = os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
+        except FileNotFoundError:
+            return
+        if not is_same:
+            raise ShardDamaged(self._path, "file", "another has taken its place")
+        self._writes = [(offset, bytes(data)) for offset, data in writes]
+
     def commit(self, journal: Path) -> None:
         """Make the held writes durable in `journal`, then apply them and remove it."""
         parts = [self._size.to_bytes(8, "little"), len(self._writes).to_bytes(8, "little")]
@@ -111,29 +128,36 @@ def replay(journal: Path, path: Path) -> None:
     ShardDamaged
         The journal fails its checksum; nothing was applied.
     """
-    data = journal.read_bytes()
-    body = memoryview(data)[16:]
-    if data[:8] != _MAGIC or zlib.crc32(body) != int.from_bytes(data[8:16], "little"):
-        raise ShardDamaged(journal, "journal", "it fails its checksum")
-    size = int.from_bytes(body[:8], "little")
-    count = int.from_bytes(body[8:16], "little")
-    position = 16
+    size, writes = _content(journal)
     with path.open("r+b", buffering=0) as file:
-        for _ in range(count):
-            offset = int.from_bytes(body[position : position + 8], "little")
-            length = int.from_bytes(body[position + 8 : position + 16], "little")
-            position += 16
+        for offset, data in writes:
             file.seek(offset)
-            rest = body[position : position + length]
+            rest = data
             while rest:
                 rest = rest[file.write(rest) :]
-            position += length
         file.truncate(size)
         os.fsync(file.fileno())
     reached("journal applied")
     journal.unlink()
     sync_directory(journal.parent)  # a journal that came back would undo what is written next
     reached("journal removed")
+
+
+def _content(journal: Path) -> tuple[int, list[tuple[int, memoryview]]]:
+    """Return the size that a journal gives its file, and what it writes where."""
+    data = journal.read_bytes()
+    body = memoryview(data)[16:]
+    if data[:8] != _MAGIC or zlib.crc32(body) != int.from_bytes(data[8:16], "little"):
+        raise ShardDamaged(journal, "journal", "it fails its checksum")
+    writes = []
+    position = 16
+    for _ in range(int.from_bytes(body[8:16], "little")):
+        offset = int.from_bytes(body[position : position + 8], "little")
+        length = int.from_bytes(body[position + 8 : position + 16], "little")
+        position += 16
+        writes.append((offset, body[position : position + length]))
+        position += length
+    return int.from_bytes(body[:8], "little"), writes
 
 
 def sync_directory(directory: Path) -> None:

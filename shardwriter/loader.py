@@ -19,14 +19,14 @@ from shardwriter.across import Windows, concatenated, windows
 from shardwriter.errors import (
     ConfigError,
     EpisodeNotFound,
+    EpisodeUnfinished,
     ExperimentNotFound,
     FormatError,
     ShardDamaged,
-    ShardOutside,
     ShardWriterError,
 )
+from shardwriter.experiment_groups import ExperimentGroups, OwnFiles, OwnGroups
 from shardwriter.global_heap import check_heaps
-from shardwriter.groups import read_attributes, read_tree
 from shardwriter.layout import (
     INDEX,
     MASTER,
@@ -35,16 +35,18 @@ from shardwriter.layout import (
     listed_episodes,
     unfinished_episodes,
 )
+from shardwriter.live import LiveExperiment
+from shardwriter.live_episode import LiveEpisode
 from shardwriter.recorded_episode import RecordedEpisode
 from shardwriter.schema import INDEX_DTYPE
 from shardwriter.shard_description import check_format
+from shardwriter.shard_episode import ShardEpisode
 from shardwriter.shard_files import ShardFiles
 from shardwriter.units import Units
 from shardwriter.untrusted import (
     check_path,
     check_tree,
     file_of,
-    is_inside,
     read_attributes_of,
     readable,
 )
@@ -53,9 +55,10 @@ __all__ = ["ExperimentLoader", "ShardWarning", "quick_load"]
 
 
 class ExperimentLoader:
-    """Reads one experiment through its master.
+    """Reads one experiment through its master, or while it is recorded.
 
-    Any number of threads may use it. Leaving the ``with`` block closes it.
+    Any number of threads may use it, though not during ``refresh``. Leaving the ``with`` block
+    closes it.
 
     Parameters
     ----------
@@ -67,11 +70,15 @@ class ExperimentLoader:
         Reading such an episode itself always raises.
     root
         The directory that no shard may lie outside of; by default the master's own.
+    live
+        Read the experiment as it is recorded, `path` being its directory: its shards themselves,
+        without a master, and every row committed so far of the episodes that go on. ``refresh``
+        takes in what is new.
 
     Raises
     ------
     ExperimentNotFound
-        There is no master there.
+        There is no master there; for `live`, no experiment.
     FormatError
         The file is of another format or version, or cannot be read.
     ConfigError
@@ -84,15 +91,51 @@ class ExperimentLoader:
         *,
         missing: str = "raise",
         root: str | os.PathLike[str] | None = None,
+        live: bool = False,
     ) -> None:
         if missing not in ("raise", "skip"):
             raise ConfigError("missing", "'raise' or 'skip'", missing)
-        self.path = _master(Path(path).absolute())
-        self._root = self.path.parent if root is None else Path(root).absolute()
+        place = Path(path).absolute()
+        self.path = _recorded(place) if live else _master(place)
+        directory = self.path if live else self.path.parent
+        self._root = directory if root is None else Path(root).absolute()
         self._skips = missing == "skip"
-        self._file, self._index = open_index(self.path)
+        self._live = LiveExperiment(directory) if live else None
+        self._file: h5py.File | None = None
+        self._open()
+
+    def _open(self) -> None:
+        self._own: ExperimentGroups
+        if self._live is None:
+            self._file, self._index = open_index(self.path)
+            self._own = OwnGroups(self.path, self._root, self._file)
+        else:
+            self._index = self._live.index
+            self._own = OwnFiles(self.path)
         self._rows = {int(i): row for row, i in enumerate(self._index["episode_id"])}
-        self._shards = ShardFiles(self.path, self._root, self._index, self._file)
+        self._shards = ShardFiles(self._master_path, self._root, self._index, self._file)
+
+    @property
+    def _master_path(self) -> Path:
+        """Where the master is, or will be."""
+        return self.path if self._live is None else self.path / MASTER
+
+    def refresh(self) -> None:
+        """Take in what was recorded, or merged, since the loader was made or refreshed.
+
+        With ``live=True`` episodes that began are there then, and those that went on have their
+        new rows; between two calls nothing changes. Handles of episodes that go on change with
+        it. Without, a master that was merged again is opened in place of the old one.
+
+        Raises
+        ------
+        FormatError, ShardDamaged
+            A file cannot be read.
+        """
+        if self._live is not None:
+            self._live.refresh()
+        self.close()
+        self._open()
 
     def __enter__(self) -> "ExperimentLoader":
         return self
@@ -116,7 +159,7 @@ class ExperimentLoader:
 
     def _has(self, episode: int) -> bool:
         """Tell whether an episode's shard is sound, where bad ones are to be skipped."""
-        if not self._skips:
+        if not self._skips or self._source_of(episode) is not None:
             return True
         try:
             self._shards.check(self._rows[episode])
@@ -128,7 +171,8 @@ class ExperimentLoader:
     def close(self) -> None:
         """Close every file."""
         self._shards.close()
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     @property
     def episode_index(self) -> np.ndarray[Any, Any]:
@@ -150,11 +194,17 @@ class ExperimentLoader:
         if episode_id not in self._rows:
             advice = self._whereabouts(episode_id)
             raise EpisodeNotFound(episode_id, list(self._rows), self.path, advice)
-        return RecordedEpisode(int(episode_id), self._group, self.get_units)
+        episode = int(episode_id)
+        source = self._source_of(episode) or ShardEpisode(lambda: self._group(episode))
+        return RecordedEpisode(episode, source, self.get_units)
+
+    def _source_of(self, episode: int) -> LiveEpisode | None:
+        """Return where to read an episode that goes on, None for a finished one."""
+        return None if self._live is None else self._live.recording.get(episode)
 
     def _whereabouts(self, episode: int) -> str:
         """Say how an episode that the master does not have gets into it."""
-        directory = self.path.parent
+        directory = self._master_path.parent
         if episode in unfinished_episodes(directory):
             return f"it is unfinished: wait for its end, or run `shardwriter recover {directory}`"
         if episode in listed_episodes(directory):
@@ -163,35 +213,35 @@ class ExperimentLoader:
 
     def get_metadata(self) -> dict[str, Any]:
         """Return the experiment's attributes."""
-        return read_attributes(self._file)
+        return self._own.metadata()
 
     def get_config(self) -> dict[str, Any]:
         """Return what ``save_config`` kept."""
-        return self._attributes("config")
+        return self._own.attributes("config")
 
     def get_units(self) -> Units:
         """Return what ``save_units`` kept: units by field, and ``dt``, None where unknown."""
-        return Units.from_attributes(self._attributes(UNITS), self.path)
+        return Units.from_attributes(self._own.attributes(UNITS), self.path)
 
     def get_runtime_info(self) -> dict[str, Any]:
         """Return machine, interpreter and package versions of the recording."""
-        return self._attributes("runtime")
+        return self._own.attributes("runtime")
 
     def get_performance(self) -> dict[str, Any]:
         """Return what recording cost, ``{}`` for one without ``enable_profiling``."""
-        return read_attributes(self._file["performance"]) if "performance" in self._file else {}
+        return self._own.attributes("performance")
 
     def get_git_info(self) -> dict[str, Any]:
         """Return what ``save_git_info`` kept, ``{}`` for nothing."""
-        return self._attributes("git_info")
+        return self._own.attributes("git_info")
 
     def get_code_snapshot(self) -> dict[str, str]:
         """Return the texts of source files by path."""
-        return {file["path"]: file["text"] for file in self._tree("code_snapshot").values()}
+        return {file["path"]: file["text"] for file in self._own.tree("code_snapshot").values()}
 
     def list_checkpoints(self) -> list[str]:
         """Return the names of the checkpoints."""
-        return list(self._file["checkpoints"]) if "checkpoints" in self._file else []
+        return self._own.checkpoints()
 
     def get_checkpoint(self, name: str) -> dict[str, Any]:
         """Return a checkpoint's nested values.
@@ -204,7 +254,7 @@ class ExperimentLoader:
         if name not in self.list_checkpoints():
             known = ", ".join(self.list_checkpoints()) or "none"
             raise ExperimentNotFound(self.path, f"a checkpoint of {known}", f"not {name!r}")
-        return self._tree(f"checkpoints/{name}")
+        return dict(self._own.tree(f"checkpoints/{name}"))
 
     def get_episode_summary(self, episode_id: int) -> dict[str, Any]:
         """Return an episode's attributes, and what its rollout returned under ``summary``."""
@@ -216,7 +266,7 @@ class ExperimentLoader:
 
     def get_network_structure(self) -> dict[str, Any]:
         """Return neurons, connections and initial weights as nested dicts of arrays."""
-        return self._tree("network_structure")
+        return dict(self._own.tree("network_structure"))
 
     def concat(
         self,
@@ -232,7 +282,7 @@ class ExperimentLoader:
         field
             Table and column, such as ``behavior/position``.
         episodes
-            Ids, in the order wanted; by default all.
+            Ids, in the order wanted; by default all that are finished.
         start, stop
             Bounds of timesteps in each episode.
 
@@ -245,9 +295,9 @@ class ExperimentLoader:
 
         Raises
         ------
-        EpisodeNotFound, FieldsDiffer, TooLarge, ConfigError
-            An id is unknown; the field is not of one form; it does not fit into memory; no
-            episode has it.
+        EpisodeNotFound, EpisodeUnfinished, FieldsDiffer, TooLarge, ConfigError
+            An id is unknown, or of an episode that goes on; the field is not of one form; it
+            does not fit into memory; no episode has it.
         """
         ids = self._chosen(episodes)
         table = f"rows_{field.rpartition('/')[0]}"
@@ -278,7 +328,7 @@ class ExperimentLoader:
         fields
             Tables and columns with a row for the same timesteps.
         episodes
-            Ids; by default all.
+            Ids; by default all that are finished.
         shuffle
             Draw windows of many episodes in random order, else in order.
         seed
@@ -296,8 +346,9 @@ class ExperimentLoader:
 
         Raises
         ------
-        EpisodeNotFound, FieldsDiffer, ConfigError
-            An id is unknown; a field is not of one form; an option has a value it cannot have.
+        EpisodeNotFound, EpisodeUnfinished, FieldsDiffer, ConfigError
+            An id is unknown, or of an episode that goes on; a field is not of one form; an
+            option has a value it cannot have.
         """
         for name, value in (("length", length), ("stride", stride), ("batch_size", batch_size)):
             if value < 1:
@@ -309,8 +360,11 @@ class ExperimentLoader:
         return windows(self._readable_group, fields, ids, length, stride, batch_size, chance, size)
 
     def _chosen(self, episodes: Sequence[int] | None) -> list[int]:
-        ids = list(self._rows) if episodes is None else [int(i) for i in episodes]
+        finished = [episode for episode in self._rows if self._source_of(episode) is None]
+        ids = finished if episodes is None else [int(i) for i in episodes]
         for episode in ids:
+            if self._source_of(episode) is not None:
+                raise EpisodeUnfinished(episode, "reading across episodes")
             if episode not in self._rows:
                 raise EpisodeNotFound(episode, list(self._rows), self.path)
         return [episode for episode in ids if self._has(episode)]
@@ -322,41 +376,6 @@ class ExperimentLoader:
     def _readable_group(self, episode: int) -> Iterator[h5py.Group]:
         with self._group(episode) as group, readable(file_of(group)):
             yield group
-
-    def _tree(self, name: str) -> dict[str, Any]:
-        if name not in self._file:
-            return {}
-        with readable(self.path, name):
-            check_path(self.path, self._file.id, name)
-            check_tree(self.path, self._file[name].id, may_be_virtual=True)
-            return dict(read_tree(self._file[name], self._value))
-
-    def _attributes(self, name: str) -> dict[str, Any]:
-        """Return the attributes of a group as Python values, ``{}`` for none."""
-        with readable(self.path, name):
-            if name not in self._file:
-                return {}
-            check_path(self.path, self._file.id, name)
-            return read_attributes(self._file[name])
-
-    def _value(self, dataset: h5py.Dataset) -> Any:
-        """Read a dataset of the master; a virtual one straight from its source.
-
-        HDF5 itself would look for the source in other places too, and answer fill values.
-        """
-        if not dataset.is_virtual:
-            return dataset[()]
-        sources = dataset.virtual_sources()
-        if len(sources) != 1:
-            raise ShardDamaged(self.path, dataset.name, "expected one source")
-        path = self.path.parent / sources[0].file_name.replace("%%", "%")
-        place = sources[0].dset_name.replace("%%", "%").lstrip("/")
-        if not path.is_file():
-            advice = f"put it back, or run `shardwriter merge {self.path.parent}`"
-            raise ExperimentNotFound(path, f"the data of {dataset.name}", advice)
-        if not is_inside(path, self._root):
-            raise ShardOutside(path, self._root)
-        return _source_value(path, place, dataset)
 
 
 class ShardWarning(UserWarning):
@@ -395,20 +414,6 @@ def open_index(path: Path) -> tuple[h5py.File, np.ndarray[Any, Any]]:
     return file, index
 
 
-def _source_value(path: Path, place: str, dataset: h5py.Dataset) -> Any:
-    check_heaps(path)
-    try:
-        with h5py.File(path, "r") as file:
-            check_path(path, file.id, place)
-            check_tree(path, file[place].id)
-            source = file[place]
-            if source.shape != dataset.shape or source.dtype != dataset.dtype:
-                raise ShardDamaged(path, place, f"expected {dataset.dtype} {dataset.shape}")
-            return source[()]
-    except (OSError, KeyError, RuntimeError) as error:
-        raise ShardDamaged(path, place, f"cannot be read: {error}") from error
-
-
 def _master(path: Path) -> Path:
     if path.is_dir():
         if (path / MASTER).is_file():
@@ -420,6 +425,14 @@ def _master(path: Path) -> Path:
         raise ExperimentNotFound(path, f"a master {MASTER} in it", advice)
     if not path.is_file():
         raise ExperimentNotFound(path, "an experiment's directory or master", "check the path")
+    return path
+
+
+def _recorded(path: Path) -> Path:
+    """Return an experiment's directory, to read it live."""
+    if not (path / SHARDS).is_dir():
+        expected = f"the directory of an experiment, with a folder {SHARDS}/"
+        raise ExperimentNotFound(path, expected, "give the directory that a DataExporter made")
     return path
 
 

@@ -20,7 +20,7 @@ from shardwriter.lookup3 import lookup3
 from shardwriter.schema import Column, Table
 from shardwriter.shard import Shard
 
-__all__ = ["check_opens", "is_sealed", "opened", "part_tables", "salvage", "set_aside"]
+__all__ = ["check_opens", "is_sealed", "opened", "part_tables", "salvage", "set_aside", "tables_of"]
 
 _SUPERBLOCK_BYTES = 48
 
@@ -80,8 +80,12 @@ def salvage(part: Path, target: Shard, table: Table, *, whole: bool = True) -> i
 def part_tables(part: Path, episode: int) -> list[Table]:
     """Return the tables that a part has, with the columns that it has."""
     with opened(part) as file:
-        group = file[episode_group(episode)]
-        return [_table(name, group[name]) for name in _table_names(group)]
+        return tables_of(file[episode_group(episode)])
+
+
+def tables_of(group: h5py.Group) -> list[Table]:
+    """Return the tables in an episode's group, with the columns that it has."""
+    return [_table(name, group[name]) for name in _table_names(group)]
 
 
 def set_aside(path: Path) -> None:
@@ -158,12 +162,13 @@ def _table(name: str, group: h5py.Group) -> Table:
 
 
 @contextmanager
-def opened(part: Path) -> Iterator[h5py.File]:
-    """Open a part that nobody writes any more.
+def opened(part: Path, journal: Path | None = None) -> Iterator[h5py.File]:
+    """Open a part as it is at this moment; where `journal` exists, as it makes the part.
 
     HDF5 would open what a killed SWMR writer left only for SWMR reading, and that reads damaged
     metadata again and again, for hours. So it is shown the file with the mark of an open writer
-    taken off its superblock; the file itself stays as it is.
+    taken off its superblock; the file itself stays as it is. While another process writes the
+    part, what is read in the block may fail, and can then be tried again.
 
     Raises
     ------
@@ -173,6 +178,8 @@ def opened(part: Path) -> Iterator[h5py.File]:
     overlay = Overlay(part)
     try:
         try:
+            if journal is not None:
+                overlay.foresee(journal)
             _unmark(overlay)
             file = h5py.File(overlay, "r")
         except (OSError, ValueError) as error:

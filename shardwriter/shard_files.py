@@ -48,11 +48,11 @@ class ShardFiles:
     index
         The master's index.
     file
-        The master, open: a packed one holds its episodes itself.
+        The master, open: a packed one holds its episodes itself. None where there is none.
     """
 
     def __init__(
-        self, master: Path, root: Path, index: np.ndarray[Any, Any], file: h5py.File
+        self, master: Path, root: Path, index: np.ndarray[Any, Any], file: h5py.File | None
     ) -> None:
         self._master = master
         self._root = os.path.realpath(root)
@@ -79,7 +79,7 @@ class ShardFiles:
         """
         name = self._names[row]
         place = episode_group(self._shard_ids[row])
-        if not name:
+        if not name and self._file is not None:
             yield self._episode(self._master, self._file.id, place)
             return
         with self._lock:
