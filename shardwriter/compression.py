@@ -76,17 +76,15 @@ class Pipeline:
             return lambda block: block
         if self.name in ("lzf", "blosc"):
             return None
-        compress = self._compress()
+        if self.name == "gzip":
+            deflater = Deflater(self.level)
+            if self.shuffle:
+                return lambda block: deflater(shuffle(block), block.dtype.itemsize)
+            return lambda block: deflater(block.tobytes())
+        compress = _lz4 if self.name == "lz4" else _Zstd(self.level)
         if self.shuffle:
             return lambda block: compress(shuffle(block))
         return lambda block: compress(block.tobytes())
-
-    def _compress(self) -> Callable[[bytes], bytes]:
-        if self.name == "gzip":
-            return Deflater(self.level)
-        if self.name == "lz4":
-            return _lz4
-        return _Zstd(self.level)
 
     @classmethod
     def of(cls, dataset: h5py.Dataset) -> "Pipeline":

@@ -1,0 +1,69 @@
+"""The encoder against zlib itself: same bytes back, and hardly more of them stored."""
+
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shardwriter.codec import Deflater, inflate, shuffle, unshuffle
+
+RNG = np.random.default_rng(0)
+WALK = np.cumsum(RNG.standard_normal((4_000, 3)), 0)
+BLOCKS = {
+    "float32": WALK.astype(np.float32),
+    "float64": WALK,
+    "noise": RNG.standard_normal(70_000).astype(np.float32),  # a plane is longer than a block
+    "float16": RNG.standard_normal(50).astype(np.float16),
+    "complex128": WALK[:, 0] + 1j * WALK[:, 1],
+    "ids": np.sort(RNG.integers(0, 1_000, (500, 20), np.int32)),
+    "timesteps": np.repeat(np.arange(2_000), 5),
+    "bytes": RNG.integers(0, 256, 5_000, np.uint8),
+    "bool": RNG.random(1_001) < 0.02,
+    "text": np.array([b"left", b"right"] * 300, "S256"),
+    "zeros": np.zeros(3_000, np.float32),
+}
+
+
+@pytest.mark.parametrize("level", [1, 4, 9])
+@pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
+def test_any_zlib_reads_what_was_written(block: np.ndarray[Any, Any], level: int) -> None:
+    data = shuffle(block)
+    deflater = Deflater(level)
+    for _ in range(2):  # the block that decides, and one after it
+        stream = deflater(data, block.dtype.itemsize)
+        assert zlib.decompress(stream) == data
+        assert inflate(stream, len(data)) == data
+        assert len(stream) <= 1.03 * len(zlib.compress(data, level)) + 1
+
+
+@pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
+def test_shuffled_as_by_a_transpose(block: np.ndarray[Any, Any]) -> None:
+    octets = block.reshape(-1).view(np.uint8)
+    data = shuffle(block)
+    assert data == octets.reshape(-1, block.dtype.itemsize).T.tobytes()
+    assert unshuffle(data, block.dtype.itemsize).tobytes() == octets.tobytes()
+
+
+def test_noise_is_stored_and_the_rest_deflated() -> None:
+    block = BLOCKS["noise"]
+    data = shuffle(block)
+    stream = Deflater(4)(data, 4)
+    assert stream[2] == 0  # a stored block comes first,
+    assert data[:1_000] in stream  # and holds the bytes as they are
+    assert len(stream) < 0.9 * len(data)
+
+
+def test_other_planes_are_stored_once_the_data_change() -> None:
+    deflater = Deflater(4)
+    deflater(shuffle(np.zeros(70_000, np.float32)), 4)
+    deflater(shuffle(BLOCKS["noise"]), 4)
+    deflater(shuffle(BLOCKS["noise"]), 4)
+    assert deflater(shuffle(BLOCKS["noise"]), 4)[2] == 0
+
+
+def test_encoders_are_named() -> None:
+    deflater = Deflater(4)
+    assert deflater.encoder_name == ""
+    deflater(shuffle(BLOCKS["noise"]), 4)
+    assert deflater.encoder_name == "isal"
