@@ -38,7 +38,7 @@ from shardwriter.layout import (
     INDEX,
     MERGE,
 )
-from shardwriter.shard import publish
+from shardwriter.publication import publish
 from shardwriter.shard_description import describe_tree
 from shardwriter.untrusted import entries, opened, read_attributes_of
 

@@ -41,7 +41,8 @@ from shardwriter.layout import (
     episode_shards,
     pack_name,
 )
-from shardwriter.shard import create, publish
+from shardwriter.publication import publish
+from shardwriter.shard import create
 from shardwriter.shard_description import describe
 from shardwriter.untrusted import check_tree, entries, opened, read_attributes_of
 

@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -90,17 +90,17 @@ def owner(buffer: Path) -> Identity | None:
     return Identity(**start["owner"]) if "owner" in start else None
 
 
-def left_alone(paths: EpisodePaths, *, include_elsewhere: bool = False) -> RecoveredEpisode | None:
+def left_alone(paths: EpisodePaths, force_hosts: Collection[str] = ()) -> RecoveredEpisode | None:
     """Return the outcome for an episode that is not ours to touch, None for one that is."""
     process = owner(paths.buffer)
     if process is None:
         return None
     if process.state == "alive":
         return RecoveredEpisode(paths.episode, "recording", reasons=(f"pid {process.pid}",))
-    if process.state == "unknown" and not include_elsewhere:
+    if process.state == "unknown" and process.host not in force_hosts:
         reason = (
-            f"pid {process.pid} of host {process.host}: run recover there, or with "
-            "--include-elsewhere once nothing records there any more"
+            f"pid {process.pid} of host {process.host}: run `shardwriter recover` there, or with "
+            f"--force-host {process.host} once nothing records there any more"
         )
         return RecoveredEpisode(paths.episode, "elsewhere", reasons=(reason,))
     return None
@@ -160,8 +160,14 @@ def _without_buffer(paths: EpisodePaths) -> RecoveredEpisode:
         sealed = rescue(paths)
         _remove(paths)
         return _result(sealed)
-    if process is not None and process.boot_id != Identity.own().boot_id:
-        return _removed(paths, f"its buffer, {paths.buffer.readlink()}, went with a reboot")
+    if process is not None and not paths.shard.exists():
+        where = paths.buffer.readlink()
+        if process.host != Identity.own().host:
+            return _removed(paths, f"its buffer, {where}, was lost with host {process.host}")
+        if process.boot_id != Identity.own().boot_id:
+            return _removed(paths, f"its buffer, {where}, went with a reboot")
+        if paths.scratch is not None:
+            return _removed(paths, f"its scratch folder, {paths.scratch}, is gone")
     return _removed(paths)
 
 
@@ -184,7 +190,7 @@ def _without_header(paths: EpisodePaths) -> RecoveredEpisode:
 
 
 def _with_damaged_start(paths: EpisodePaths, damage: str) -> RecoveredEpisode:
-    set_aside(paths.buffer)
+    set_aside(paths.buffer, paths.damaged)
     if not paths.part.exists():
         remove_buffer(paths.buffer)
         _remove(paths)
@@ -208,7 +214,9 @@ def _result(sealed: Sealed, *reasons: str) -> RecoveredEpisode:
 
 def _removed(paths: EpisodePaths, *reasons: str) -> RecoveredEpisode:
     sealed = finished(paths) if paths.shard.exists() else None
-    set_aside(paths.part)  # of nobody: a shard and a part never belong to one buffer
+    if paths.scratch is None:  # from there, a shard is published by copy
+        # Of nobody: a shard and a part beside it never belong to one buffer.
+        set_aside(paths.part, paths.damaged)
     _remove(paths)
     if sealed is None:
         return RecoveredEpisode(paths.episode, "removed", reasons=reasons)

@@ -29,6 +29,7 @@ import mmap
 import os
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +39,7 @@ from isal import isal_zlib
 
 from shardwriter.errors import BufferDamaged, NoSpace
 from shardwriter.instants import reached
+from shardwriter.layout import is_scratch_name, leftovers_in
 from shardwriter.schema import Table
 
 __all__ = ["Buffer", "Record", "TableSlots"]
@@ -429,8 +431,17 @@ class NewTables:
 
 
 def remove_buffer(path: Path) -> None:
-    """Remove a buffer file; where `path` is a link, first the file that it names."""
-    path.resolve().unlink(missing_ok=True)
+    """Remove a buffer file; where `path` is a link, first the file that it names.
+
+    An episode's scratch folder goes with it.
+    """
+    target = path.resolve()
+    target.unlink(missing_ok=True)
+    if is_scratch_name(target.parent):
+        with suppress(OSError):  # what it holds beyond an episode's files stays, and so does it
+            for leftover in leftovers_in(target.parent):
+                leftover.unlink(missing_ok=True)
+            target.parent.rmdir()
     path.unlink(missing_ok=True)
     reached("buffer removed")
 

@@ -12,6 +12,7 @@ from shardwriter.errors import ConfigError
 __all__ = ["RecorderConfig"]
 
 COMPRESSIONS = ("gzip", "lzf", None, "zstd", "lz4", "blosc")
+_PATHS = ("buffer_dir", "scratch_dir")
 DURABILITIES = ("process", "power")
 _CODEC_PACKAGES = {
     "zstd": ("hdf5plugin", "zstandard"),
@@ -44,6 +45,7 @@ class RecorderConfig:
     flush_interval_s: float = 30.0
     durability: str = "process"
     buffer_dir: Path | None = None
+    scratch_dir: Path | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -74,20 +76,24 @@ class RecorderConfig:
         if self.durability == "power" and self.buffer_dir is not None:
             expected = "None with durability='power': buffers have to lie beside the shards"
             raise ConfigError("buffer_dir", expected, str(self.buffer_dir))
+        if self.scratch_dir is not None and self.buffer_dir is not None:
+            expected = "None with scratch_dir: buffers lie there, too"
+            raise ConfigError("buffer_dir", expected, str(self.buffer_dir))
         if self.buffer_dir is not None and not self.buffer_dir.is_dir():
             raise ConfigError("buffer_dir", "an existing directory", str(self.buffer_dir))
 
     def to_json(self) -> dict[str, Any]:
         """Return the options by name, as JSON values."""
         values = asdict(self)
-        values["buffer_dir"] = None if self.buffer_dir is None else str(self.buffer_dir)
+        for option in _PATHS:
+            values[option] = None if values[option] is None else str(values[option])
         return values
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "RecorderConfig":
         """Return the options that ``to_json`` wrote."""
-        where = values["buffer_dir"]
-        return cls(**{**values, "buffer_dir": None if where is None else Path(where)})
+        paths = {name: Path(values[name]) for name in _PATHS if values[name] is not None}
+        return cls(**{**values, **paths})
 
 
 def _check_int(option: str, value: object, low: int, high: int | None = None) -> None:

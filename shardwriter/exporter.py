@@ -81,6 +81,10 @@ class DataExporter:
     buffer_dir
         Where buffers are kept; by default beside the shards, or in ``/dev/shm`` where those are
         on a network file system.
+    scratch_dir
+        A directory on a disk of the node that records, made where it is missing: episodes are
+        written there, buffers included, and finished shards are copied into the experiment's
+        directory, compared, and only then visible.
     seed
         The experiment's seed, from which every episode's is made; None draws one.
     progress
@@ -116,6 +120,7 @@ class DataExporter:
         flush_interval_s: float = 30.0,
         durability: str = "process",
         buffer_dir: str | os.PathLike[str] | None = None,
+        scratch_dir: str | os.PathLike[str] | None = None,
         seed: int | None = None,
         progress: bool | None = None,
     ) -> None:
@@ -139,6 +144,7 @@ class DataExporter:
             flush_interval_s=flush_interval_s,
             durability=durability,
             buffer_dir=None if buffer_dir is None else _path("buffer_dir", buffer_dir),
+            scratch_dir=None if scratch_dir is None else _path("scratch_dir", scratch_dir),
             seed=secrets.randbits(63) if seed is None else seed,
         )
         self.experiment_name = experiment_name

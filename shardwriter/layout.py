@@ -3,6 +3,7 @@
 Invariant: no other module spells a file name, a group name or the format's version.
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -34,9 +35,12 @@ __all__ = [
     "episode_group",
     "episode_shards",
     "is_pack_name",
+    "is_scratch_name",
     "leftover_episodes",
+    "leftovers_in",
     "listed_episodes",
     "pack_name",
+    "scratch_name",
     "shard_id",
     "unfinished_buffers",
     "unfinished_episodes",
@@ -76,6 +80,7 @@ FIELD_TABLES = (NEURAL_STATES, BEHAVIOR)  # their columns are the user's own fie
 _PACK_NAME = re.compile(r"pack_(\d{4,})\.h5")  # a shard of many episodes
 _SHARD_NAME = re.compile(r"episode_(\d{4,})\.h5")
 _BUFFER_NAME = re.compile(r"shardwriter-(.+)-[0-9a-f]+\.buffer")
+_SCRATCH_NAME = re.compile(r"shardwriter-(.+)-[0-9a-f]+\.scratch")
 _LEFTOVER_NAME = re.compile(
     r"\.?episode_(\d{4,})\.(?:buffer|h5\.part|h5\.journal|h5\.tmp|h5\.journal\.tmp)"
 )
@@ -90,12 +95,18 @@ def episode_group(episode: int) -> str:
 class EpisodePaths:
     """The files of one episode, as long as they exist.
 
+    They lie beside the shard, or in a scratch folder on a disk of the node that records. That one
+    is found by the link which then stands for the buffer, so the paths have to be made anew once
+    that link exists or is gone.
+
     Parameters
     ----------
     directory
         The experiment's directory.
     episode
         The episode's id.
+    scratch
+        The episode's scratch folder, where it is about to get one.
     """
 
     __slots__ = (
@@ -106,24 +117,28 @@ class EpisodePaths:
         "episode",
         "journal",
         "part",
+        "scratch",
         "shard",
         "temporaries",
         "temporary",
     )
 
-    def __init__(self, directory: Path, episode: int) -> None:
+    def __init__(self, directory: Path, episode: int, scratch: Path | None = None) -> None:
         name = f"episode_{episode:04d}"
         shards = directory / SHARDS
         self.directory = directory
         self.episode = episode
         self.shard = shards / f"{name}.h5"
-        self.part = shards / f"{name}.h5.part"
-        self.journal = shards / f"{name}.h5.journal"
-        self.temporary = shards / f".{name}.h5.tmp"
-        self.temporaries = (self.temporary, shards / f".{name}.h5.journal.tmp")
+        self.buffer = shards / f"{name}.buffer"
+        self.scratch = scratch or _scratch_of(self.buffer)
+        work = self.scratch or shards
+        self.part = work / f"{name}.h5.part"
+        self.journal = work / f"{name}.h5.journal"
+        self.temporary = work / f".{name}.h5.tmp"
+        hidden = shards / self.temporary.name  # what is copied from a scratch folder, meanwhile
+        self.temporaries = (hidden, self.temporary, work / f".{name}.h5.journal.tmp")
         self.attempts = shards / ATTEMPTS
         self.damaged = shards / DAMAGED
-        self.buffer = shards / f"{name}.buffer"
 
 
 def listed_episodes(directory: Path) -> dict[int, Path]:
@@ -174,9 +189,35 @@ def buffer_name(owner: str, tag: str) -> str:
 
 
 def buffer_label(path: Path) -> str | None:
-    """Return the owner in the name that ``buffer_name`` gave, None for another name."""
-    match = _BUFFER_NAME.fullmatch(path.name)
+    """Return the owner in the name of a buffer that lies elsewhere, or of its scratch folder."""
+    match = _BUFFER_NAME.fullmatch(path.name) or _SCRATCH_NAME.fullmatch(path.parent.name)
     return match[1] if match else None
+
+
+def scratch_name(owner: str, tag: str) -> str:
+    """Return the name of an episode's folder below a scratch directory."""
+    return f"shardwriter-{owner}-{tag}.scratch"
+
+
+def is_scratch_name(path: Path) -> bool:
+    """Tell whether a folder is named as an episode's scratch folder."""
+    return _SCRATCH_NAME.fullmatch(path.name) is not None
+
+
+def leftovers_in(folder: Path) -> list[Path]:
+    """Return the files of unfinished episodes that lie in a folder."""
+    if not folder.is_dir():
+        return []
+    return [path for path in folder.iterdir() if _LEFTOVER_NAME.fullmatch(path.name)]
+
+
+def _scratch_of(buffer: Path) -> Path | None:
+    """Return the scratch folder that a buffer's link points into, None where it is no such link."""
+    try:
+        folder = Path(os.readlink(buffer)).parent
+    except OSError:  # an ordinary file, or none
+        return None
+    return folder if is_scratch_name(folder) else None
 
 
 def _matching(directory: Path, pattern: re.Pattern[str]) -> dict[int, Path]:

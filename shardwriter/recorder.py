@@ -17,7 +17,6 @@ from types import TracebackType
 from typing import Any, cast
 
 import numpy as np
-import psutil
 
 from shardwriter.batch import EpisodeBatch
 from shardwriter.buffer import Buffer, remove_buffer
@@ -26,10 +25,12 @@ from shardwriter.content_checks import ContentChecks
 from shardwriter.drain import Drain, LocalDrain
 from shardwriter.episode import Episode
 from shardwriter.errors import ConfigError, EpisodeExists, WriterFailed
+from shardwriter.file_systems import default_buffer_directory, warn_of_mapping
 from shardwriter.layout import (
     EpisodePaths,
     buffer_name,
     listed_episodes,
+    scratch_name,
     unfinished_buffers,
     unfinished_episodes,
 )
@@ -46,11 +47,6 @@ __all__ = ["Recorder", "checked_id", "episode_seed"]
 _MOST_UNSEALED = 2  # ended episodes per writer process whose buffers still take up memory
 _FILES_PER_EPISODE = 10  # a mapping counts as one; with async_write=False there is the part, too
 _OTHER_FILES = 256
-_SHARED_MEMORY = Path("/dev/shm")
-_CLUSTER_FILE_SYSTEMS = ["afs", "beegfs", "ceph", "glusterfs", "gpfs", "lustre", "panfs", "pvfs2"]
-_NETWORK_FILE_SYSTEMS = frozenset(
-    [*_CLUSTER_FILE_SYSTEMS, "9p", "cifs", "fuse.glusterfs", "fuse.sshfs", "nfs", "nfs4", "smb3"]
-)
 
 
 def episode_seed(experiment_seed: int, episode: int) -> int:
@@ -96,7 +92,17 @@ class Recorder:
         self._writers: list[WriterProcess] = []
         self._flusher: _Flusher | None = None
         self._next_id = 0
+        if not is_copy:
+            self._warn_of_mapping()
         self._finalizer = weakref.finalize(self, _close_writers, self._writers)
+
+    def _warn_of_mapping(self) -> None:
+        if self.config.scratch_dir is not None:
+            warn_of_mapping("scratch_dir", self.config.scratch_dir)
+        elif self.config.buffer_dir is not None:
+            warn_of_mapping("buffer_dir", self.config.buffer_dir)
+        elif self.config.durability == "power":
+            warn_of_mapping("durability='power'", self.output_dir)
 
     def __reduce__(self) -> tuple[Callable[..., "Recorder"], tuple[object, ...]]:
         return _copy_of, (self.output_dir, self.config, self.n_neurons)
@@ -203,9 +209,15 @@ class Recorder:
         return opened
 
     def _claimed(self, episode_id: int) -> "_Claimed":
-        paths = EpisodePaths(self.output_dir, checked_id(episode_id))
+        paths = EpisodePaths(self.output_dir, checked_id(episode_id), self._new_scratch())
         seed = episode_seed(self.config.seed, paths.episode)
         return _Claimed(paths, seed, self._claim(paths, seed))
+
+    def _new_scratch(self) -> Path | None:
+        where = self.config.scratch_dir
+        if where is None:
+            return None
+        return where.absolute() / scratch_name(Identity.own().label, secrets.token_hex(4))
 
     def _claimed_next(self) -> "_Claimed":
         if self._next_id == 0:
@@ -260,13 +272,15 @@ class Recorder:
         if where is None and self.config.durability == "process":
             where = default_buffer_directory(paths.shard.parent)
         try:
-            if where is None:
+            if paths.scratch is not None:
+                buffer = _create_on_scratch(paths, start)
+            elif where is None:
                 buffer = Buffer.create(paths.buffer, start)
             else:
                 buffer = _create_elsewhere(paths.buffer, where, start)
         except FileExistsError:
             raise EpisodeExists(paths.episode, paths.buffer) from None
-        for path in (paths.shard, paths.part):
+        for path in (paths.shard, paths.shard.with_name(paths.part.name)):
             if path.exists():
                 buffer.unlink()
                 raise EpisodeExists(paths.episode, path)
@@ -348,18 +362,22 @@ def _allocated(path: Path) -> int:
         return 0
 
 
-def default_buffer_directory(shards: Path) -> Path | None:
-    """Return where buffers go when nobody said: None for beside the shards.
+def _create_on_scratch(paths: EpisodePaths, start: dict[str, object]) -> Buffer:
+    """Create a buffer in the episode's scratch folder, then claim the id by a link to it.
 
-    A mapping of a file on a network file system is not shared as it must be, and its writes
-    would travel; buffers then go to the node's shared memory.
+    In this order, so that a link to nothing always means a folder that was lost.
     """
-    mounts = {part.mountpoint: part.fstype for part in psutil.disk_partitions(all=True)}
-    for folder in [shards.resolve(), *shards.resolve().parents]:
-        kind = mounts.get(str(folder))
-        if kind is not None:
-            return _SHARED_MEMORY if kind in _NETWORK_FILE_SYSTEMS else None
-    return None
+    folder = cast(Path, paths.scratch)
+    folder.mkdir(parents=True)
+    target = folder / paths.buffer.name
+    try:
+        buffer = Buffer.create(target, start, paths.buffer)
+        os.symlink(target, paths.buffer)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        folder.rmdir()
+        raise
+    return buffer
 
 
 def _create_elsewhere(link: Path, where: Path, start: dict[str, object]) -> Buffer:

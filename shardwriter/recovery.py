@@ -5,7 +5,7 @@ Invariant: what a living process owns is never touched, and doing it twice chang
 
 import fcntl
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def recover(
     directory: Path,
     *,
     dry_run: bool = False,
-    include_elsewhere: bool = False,
+    force_hosts: Collection[str] = (),
     progress: bool = False,
 ) -> list[RecoveredEpisode]:
     """Bring every episode of an experiment that no living process owns to its end.
@@ -42,9 +42,9 @@ def recover(
         The experiment's directory.
     dry_run
         Change nothing; tell what would be done.
-    include_elsewhere
-        Take episodes of other hosts and containers for dead. Only for those who know that
-        nothing records there any more.
+    force_hosts
+        Names of hosts whose episodes are taken for dead, also those of another container of this
+        one. Only for those who know that nothing records there any more.
     progress
         Show a progress bar.
 
@@ -69,7 +69,7 @@ def recover(
         episodes = leftover_episodes(directory)
         bar = tqdm(episodes, desc="recover", unit="episode", disable=not progress)
         found = [
-            left_alone(paths, include_elsewhere=include_elsewhere) or action(paths)
+            left_alone(paths, force_hosts) or action(paths)
             for paths in (EpisodePaths(directory, episode) for episode in bar)
         ]
     return [result for result in found if result is not None]

@@ -11,8 +11,9 @@ from shardwriter.errors import ShardDamaged
 from shardwriter.groups import write_attributes
 from shardwriter.journal import replay
 from shardwriter.layout import BEHAVIOR, NEURAL_STATES, REWARDS, SPIKES, EpisodePaths, episode_group
+from shardwriter.publication import publish
 from shardwriter.salvage import check_opens, is_sealed, opened, part_tables, salvage, set_aside
-from shardwriter.shard import Shard, create, publish
+from shardwriter.shard import Shard, create
 from shardwriter.writer import Sealed, finished
 
 __all__ = ["rescue"]
@@ -34,7 +35,7 @@ def rescue(paths: EpisodePaths) -> Sealed:
             replay(paths.journal, paths.part)
         except (ShardDamaged, FileNotFoundError) as error:
             damage.append(str(error))
-            set_aside(paths.journal)
+            set_aside(paths.journal, paths.damaged)
             paths.journal.unlink()
     if not paths.part.exists():
         return Sealed(paths.episode, paths.shard, "empty", {}, {}, tuple(damage))
@@ -43,7 +44,7 @@ def rescue(paths: EpisodePaths) -> Sealed:
         publish(paths.part, paths.shard)
         return finished(paths)
     rows = _copy(paths)
-    set_aside(paths.part)
+    set_aside(paths.part, paths.damaged)
     publish(paths.temporary, paths.shard)
     paths.part.unlink()
     lost = dict.fromkeys(rows, _UNKNOWN)

@@ -15,7 +15,7 @@ import numpy as np
 
 from shardwriter.errors import ShardDamaged
 from shardwriter.journal import Overlay
-from shardwriter.layout import DAMAGED, EVENTS, TABLES, TIMESTEPS, episode_group
+from shardwriter.layout import EVENTS, TABLES, TIMESTEPS, episode_group
 from shardwriter.lookup3 import lookup3
 from shardwriter.schema import Column, Table
 from shardwriter.shard import Shard
@@ -88,11 +88,10 @@ def tables_of(group: h5py.Group) -> list[Table]:
     return [_table(name, group[name]) for name in _table_names(group)]
 
 
-def set_aside(path: Path) -> None:
+def set_aside(path: Path, folder: Path) -> None:
     """Keep a copy of a damaged file in ``shards/damaged/``, where nothing else touches it."""
     if not path.exists():
         return
-    folder = path.parent / DAMAGED
     folder.mkdir(exist_ok=True)
     copy = folder / path.name
     copy.unlink(missing_ok=True)

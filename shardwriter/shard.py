@@ -19,11 +19,11 @@ from isal import isal_zlib
 
 from shardwriter.compression import ColumnCodec, Compression, Pipeline
 from shardwriter.instants import reached
-from shardwriter.journal import Overlay, sync_directory, sync_file
+from shardwriter.journal import Overlay
 from shardwriter.layout import FORMAT, FORMAT_VERSION, TIMESTEPS, episode_group
 from shardwriter.schema import Column, Table, fill_value
 
-__all__ = ["Codecs", "Shard", "amended", "create", "publish"]
+__all__ = ["Codecs", "Shard", "amended", "create"]
 
 Array = np.ndarray[Any, Any]
 Codecs = dict[tuple[str, Column], ColumnCodec]
@@ -329,22 +329,3 @@ def amended(path: Path, journal: Path) -> Iterator[h5py.File]:
         overlay.commit(journal)
     finally:
         overlay.close()
-
-
-def publish(temporary: Path, final: Path, *, replace: bool = False) -> None:
-    """Make a closed file durable, and visible under its final name.
-
-    Raises
-    ------
-    FileExistsError
-        The final name exists and `replace` is not set; nothing was overwritten.
-    """
-    reached("file closed")
-    sync_file(temporary)
-    reached("file synced")
-    if not replace and final.exists():
-        raise FileExistsError(final)
-    temporary.replace(final)
-    reached("file renamed")
-    sync_directory(final.parent)
-    reached("directory synced")

@@ -23,8 +23,9 @@ from shardwriter.instants import reached
 from shardwriter.journal import replay, sync_directory, sync_file
 from shardwriter.layout import REWARDS, SPIKES, EpisodePaths
 from shardwriter.process import Identity
+from shardwriter.publication import publish
 from shardwriter.salvage import check_opens, is_sealed, part_tables, salvage, set_aside
-from shardwriter.shard import Codecs, Shard, amended, append_to, create, publish
+from shardwriter.shard import Codecs, Shard, amended, append_to, create
 from shardwriter.shard_description import describe
 from shardwriter.tree import Leaf, unpack
 
@@ -185,7 +186,7 @@ class EpisodeWriter:
             finished = self._finish_part(self._part(self._tables))
         publish(finished, self._paths.shard)
         if self._damage:
-            set_aside(self._paths.buffer)
+            set_aside(self._paths.buffer, self._paths.damaged)
         self._buffer.unlink()
         lost = {n: max(-1, self._tables[n].rows - kept) for n, kept in self._kept.items()}
         return Sealed(
@@ -384,7 +385,7 @@ class EpisodeWriter:
                     self._part_only[table.name] = shard.rows()[table.name]
         reached("rows salvaged")
         if self._damage:
-            set_aside(paths.part)
+            set_aside(paths.part, paths.damaged)
         self._publish_part(shard)
         self._shard = shard
 
@@ -396,7 +397,7 @@ class EpisodeWriter:
                 replay(paths.journal, paths.part)
         except (ShardDamaged, FileNotFoundError) as damage:
             self._note(damage)
-            set_aside(paths.journal)
+            set_aside(paths.journal, paths.damaged)
             paths.journal.unlink()
         try:
             check_opens(paths.part, self.episode)

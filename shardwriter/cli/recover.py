@@ -23,9 +23,11 @@ def add_to(commands: Subparsers, common: Parser) -> None:
     recover.add_argument("--dry-run", action="store_true", help="only say what would be done")
     recover.add_argument("--json", action="store_true", help="for programs")
     recover.add_argument(
-        "--include-elsewhere",
-        action="store_true",
-        help="also seal episodes of other hosts and containers, where nothing records any more",
+        "--force-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="also seal the episodes of this host, where nothing records any more (repeatable)",
     )
     recover.set_defaults(action=_recover)
 
@@ -36,7 +38,7 @@ def _recover(options: argparse.Namespace) -> int:
     episodes = recover(
         options.directory,
         dry_run=options.dry_run,
-        include_elsewhere=options.include_elsewhere,
+        force_hosts=options.force_host,
         progress=sys.stderr.isatty(),
     )
     if options.json:
