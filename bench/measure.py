@@ -1,43 +1,33 @@
 """One measurement: one recorder, one variant, in a process of its own.
 
 Invariant: nothing is timed that a recorder does not do. Data are loaded, arguments built, libraries
-imported and a first episode recorded (so that a writer process is up) beforehand; a second recorder
-serves for latencies, so that the clock's cost does not enter the throughput.
+imported and a first episode recorded (so that a writer process is up) beforehand.
 """
 
 from __future__ import annotations
 
 import gc
 import json
+import random
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from bench.data import Recording, Step, Variant
-from bench.machine import (
-    busy_cpu_s,
-    descendants,
-    reset_peak_rss,
-    rss_bytes,
-    tree_cpu_s,
-    wait_until_quiet,
-)
+from bench.data import Recording, Step, Variant, simulate
+from bench.findings import BUSY_CORES, Setting
+from bench.machine import busy_cpu_s, tree_cpu_s, wait_until_quiet
 from bench.readback import check_episode
-from bench.recorder import Log, Recorder
+from bench.recorder import Recorder, stored_bytes
 from bench.recorders import RECORDERS
 
-__all__ = ["Job", "Measurement", "MeasurementError", "measure", "measure_in_new_process"]
+__all__ = ["Job", "Measurement", "MeasurementError", "measure_rounds", "warmed_up"]
 
 WARM_UP, TIMED = 0, 1  # episode ids
-LATENCY_SHARE = 2  # the pass for latencies has so many times fewer steps
-TIMEOUT_S = 900
+TIMEOUT_S = 300
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,33 +73,18 @@ class Measurement:
     ----------
     wall_s
         From the start of the episode until its file is final.
-    logging_s
-        Of that, the time in which the simulation ran; the rest is waiting for the writer.
     cpu_s
-        CPU time of recorder and its processes meanwhile, as far as those have been reaped.
+        CPU time of the recorder and its processes meanwhile.
     foreign_cores
         CPU that other processes used meanwhile, in cores.
-    latency_us
-        Percentiles of one call by name; the simulation takes as long again between calls.
-    saturated_latency_us
-        The same with calls back to back, so that back-pressure is part of it.
-    peak_rss_bytes
-        Growth of this process's peak since the recorder's libraries were imported, plus the whole
-        peak of each process that the recorder started.
     """
 
-    recorder: str
-    variant: str
     n_steps: int
     raw_bytes: int
     file_bytes: int
     wall_s: float
-    logging_s: float
     cpu_s: float
     foreign_cores: float
-    latency_us: dict[str, float]
-    saturated_latency_us: dict[str, float]
-    peak_rss_bytes: int
 
     @property
     def steps_per_s(self) -> float:
@@ -125,14 +100,6 @@ class Measurement:
     def size_ratio(self) -> float:
         """Bytes of file per raw byte."""
         return self.file_bytes / self.raw_bytes
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return fields and derived figures for JSON."""
-        return asdict(self) | {
-            "steps_per_s": self.steps_per_s,
-            "mb_per_s": self.mb_per_s,
-            "size_ratio": self.size_ratio,
-        }
 
 
 class MeasurementError(Exception):
@@ -154,14 +121,47 @@ class MeasurementError(Exception):
         return f"{self.recorder}, {self.variant}: {self.reason}"
 
 
-def measure_in_new_process(job: Job) -> Measurement:
-    """Run `measure` in a fresh interpreter.
+Measured = dict[str, Measurement | str]
+"""By recorder, what was measured in one round, or why not."""
 
-    Raises
-    ------
-    MeasurementError
-        If it fails; its folder may then hold files.
+
+def measure_rounds(
+    variant: Variant, recorders: Iterable[str], setting: Setting
+) -> list[dict[str, Measurement | str]]:
+    """Measure every recorder in every round, in an order that is shuffled anew each time.
+
+    One that fails once is not tried again: its text is in every round.
     """
+    data = setting.folder / f"data-{variant.name}"
+    simulate(variant).save(data)
+    failed: dict[str, str] = {}
+    rounds: list[Measured] = []
+    for number in range(setting.rounds):
+        measured: Measured = {}
+        for name in random.Random(number).sample(list(recorders), len(list(recorders))):
+            if name not in failed:
+                try:
+                    measured[name] = _measure(variant, name, data, setting)
+                except MeasurementError as error:
+                    failed[name] = error.reason
+        rounds.append(measured | failed)
+    return rounds
+
+
+def _measure(variant: Variant, name: str, data: Path, setting: Setting) -> Measurement:
+    shorter = replace(variant, n_steps=max(100, variant.n_steps // RECORDERS[name].divisor))
+    with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=setting.folder) as place:
+        job = Job(
+            recorder=name,
+            variant=shorter,
+            data=data,
+            folder=Path(place),
+            quiet_s=setting.quiet_s,
+        )
+        return _in_new_process(job)
+
+
+def _in_new_process(job: Job) -> Measurement:
     command = [sys.executable, "-m", "bench.measure", job.to_json()]
     root = Path(__file__).resolve().parent.parent
     try:
@@ -173,7 +173,7 @@ def measure_in_new_process(job: Job) -> Measurement:
             job.recorder, job.variant.name, f"no end after {TIMEOUT_S} s"
         ) from error
     if done.returncode != 0:
-        reason = "\n".join(done.stderr.strip().splitlines()[-12:])
+        reason = "\n".join(done.stderr.strip().splitlines()[-1:])
         raise MeasurementError(job.recorder, job.variant.name, reason or "no message")
     return Measurement(**json.loads(done.stdout.splitlines()[-1]))
 
@@ -186,112 +186,52 @@ def measure(job: Job) -> Measurement:
     ReadBackError
         If the file does not hold what was recorded.
     """
-    kind, variant = RECORDERS[job.recorder], job.variant
+    variant = job.variant
     recording = Recording.load(job.data)
-    steps = recording.steps(variant.n_steps, variant.sample_every, dense=kind.dense)
-    warm_up = steps[: max(100, variant.rows_per_megabyte)]
-    raw_bytes = recording.raw_bytes(len(steps), variant.sample_every)
-    _import_libraries(job.recorder)
+    steps = recording.steps(variant.n_steps, variant.sample_every)
     gc.collect()
     gc.freeze()  # else each full collection would traverse the prepared steps
-
-    def new_recorder(name: str) -> Recorder:
-        folder = job.folder / name
-        folder.mkdir(parents=True)
-        return _warmed_up(kind.make(folder, variant), warm_up)
-
+    recorder = warmed_up(RECORDERS[job.recorder].make(job.folder, variant), steps, variant)
     wait_until_quiet(job.quiet_s)
-    reset_peak_rss()
-    rss_before = rss_bytes()
-    recorder = new_recorder("throughput")
-    speed = _throughput(recorder, steps)
-    recorded = recorder.file(TIMED)
-    check_episode(recorded, recording, n_steps=len(steps), sample_every=variant.sample_every)
-    fewer = steps[: max(1_000, len(steps) // LATENCY_SHARE)]
-    gap_ns = round(1e9 * speed.wall_s / len(steps))
-    return Measurement(
-        recorder=job.recorder,
-        variant=variant.name,
-        n_steps=len(steps),
-        raw_bytes=raw_bytes,
-        file_bytes=recorded.path.stat().st_size,
-        wall_s=speed.wall_s,
-        logging_s=speed.logging_s,
-        cpu_s=speed.cpu_s,
-        foreign_cores=speed.foreign_cores,
-        latency_us=_latencies_us(new_recorder("paced"), fewer, gap_ns),
-        saturated_latency_us=_latencies_us(new_recorder("saturated"), fewer, 0),
-        peak_rss_bytes=speed.peak_rss_bytes - rss_before,
-    )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Throughput:
-    wall_s: float
-    logging_s: float
-    cpu_s: float
-    foreign_cores: float
-    peak_rss_bytes: int  # of this process and its children, not yet above any baseline
-
-
-def _throughput(recorder: Recorder, steps: Sequence[Step]) -> _Throughput:
-    """Record one episode at full speed, until its file is final."""
     busy, used, start = busy_cpu_s(), tree_cpu_s(), time.perf_counter()
     log = recorder.begin(TIMED)
     for step in steps:
         log(*step)
-    logged = time.perf_counter()
     recorder.end()
-    children_rss = sum(rss_bytes(pid, peak=True) for pid in descendants())
     recorder.finish()
     wall_s = time.perf_counter() - start
     cpu_s, busy_s = max(0.0, tree_cpu_s() - used), busy_cpu_s() - busy
-    return _Throughput(
+    recorder.close()
+    check_episode(recorder, TIMED, recording, n_steps=len(steps), sample_every=variant.sample_every)
+    return Measurement(
+        n_steps=len(steps),
+        raw_bytes=recording.raw_bytes(len(steps), variant.sample_every),
+        file_bytes=stored_bytes(recorder.path(TIMED)),
         wall_s=wall_s,
-        logging_s=logged - start,
         cpu_s=cpu_s,
         foreign_cores=max(0.0, busy_s - cpu_s) / wall_s,
-        peak_rss_bytes=rss_bytes(peak=True) + children_rss,
     )
 
 
-def _import_libraries(recorder: str) -> None:
-    if recorder.startswith("sw-"):
-        import shardwriter  # noqa: F401  (only its side effect, memory, matters here)
-
-
-def _warmed_up(recorder: Recorder, steps: Sequence[Step]) -> Recorder:
+def warmed_up(recorder: Recorder, steps: Sequence[Step], variant: Variant) -> Recorder:
     """Record a first short episode and wait for its file."""
     log = recorder.begin(WARM_UP)
-    for step in steps:
+    for step in steps[: max(100, variant.rows_per_megabyte)]:
         log(*step)
     recorder.end()
-    deadline = time.monotonic() + 30
-    while not recorder.file(WARM_UP).path.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    recorder.finish()
     return recorder
 
 
-def _latencies_us(recorder: Recorder, steps: Sequence[Step], gap_ns: int) -> dict[str, float]:
-    """Time each call of an episode; between calls the caller computes for `gap_ns`."""
-    took_ns = _timed_calls(recorder.begin(TIMED), steps, gap_ns)
-    recorder.end()
-    recorder.finish()
-    points = {"p50": 50.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
-    return {name: float(np.percentile(took_ns, q)) / 1e3 for name, q in points.items()}
-
-
-def _timed_calls(log: Log, steps: Sequence[Step], gap_ns: int) -> NDArray[np.int64]:
-    clock = time.perf_counter_ns
-    took_ns = np.empty(len(steps), np.int64)
-    for i, step in enumerate(steps):
-        start = clock()
-        log(*step)
-        end = clock()
-        took_ns[i] = end - start
-        while clock() - end < gap_ns:  # the simulation computes; it does not sleep
-            pass
-    return took_ns
+def quiet(rounds: Sequence[Measured], *names: str) -> list[dict[str, Measurement]]:
+    """Return the rounds in which all these were measured, and undisturbed where there are such."""
+    whole = []
+    for each in rounds:
+        found = {name: m for name in names if isinstance(m := each.get(name), Measurement)}
+        if len(found) == len(names):
+            whole.append(found)
+    calm = [by for by in whole if all(m.foreign_cores <= BUSY_CORES for m in by.values())]
+    return calm or whole
 
 
 if __name__ == "__main__":

@@ -1,42 +1,33 @@
 """How does merging grow with the number of shards, and what does reading across them cost?
 
-Run ``python -m bench.merge`` (``--quick`` for a few seconds, ``--shards 1000 10000`` to choose).
 The shards are copies of one recorded episode of 12 datasets, each with an id and uuid of its own.
 The peer is a plain single-process h5py loop that builds the same virtual datasets, in the same
-run. Everything runs under ``ulimit -n 256``. Ceilings: for packing, ``cp`` of the same files.
+run. Everything runs under ``ulimit -n 256``. The limit of packing is ``cp`` of the same files.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import resource
 import shutil
 import subprocess
-import sys
-import tempfile
 import time
-import unittest.mock
 import uuid
 import warnings
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, too
 
 import h5py
 import numpy as np
 
-from bench.machine import Machine, busy_cpu_s, disk_folder, rss_bytes, tree_cpu_s
-from bench.tables import markdown
+from bench.findings import Beside, Figure, Findings, Setting, Table
+from bench.machine import rss_bytes, tree_cpu_s
 
-__all__ = ["main", "measure"]
+__all__ = ["measure"]
 
 DESCRIPTORS = 256
-PEER_MOST = 2_000  # shards that the peer merges; beyond, its rate is taken as it is
+PEER_MOST = 1_000  # shards that the peer merges; beyond, its rate is taken as it is
 ADDED = 100
 STEPS = 200
 FIELD = "behavior/position"
@@ -106,15 +97,13 @@ def peer_concat(directory: Path, field: str = FIELD) -> Any:
 
 
 def timed(action: Callable[[], Any]) -> dict[str, float]:
-    """Return wall seconds, CPU seconds of this process and its children, and foreign cores."""
-    busy, used, start = busy_cpu_s(), tree_cpu_s(), time.perf_counter()
+    """Return wall seconds, and CPU seconds of this process and its children."""
+    used, start = tree_cpu_s(), time.perf_counter()
     action()
-    wall = time.perf_counter() - start
-    cpu = max(0.0, tree_cpu_s() - used)
-    return {"s": wall, "cpu_s": cpu, "foreign": max(0.0, busy_cpu_s() - busy - cpu) / wall}
+    return {"s": time.perf_counter() - start, "cpu_s": max(0.0, tree_cpu_s() - used)}
 
 
-def measure(count: int, folder: Path, template: Path, *, reads: bool) -> dict[str, Any]:
+def measure_growth(count: int, folder: Path, template: Path, *, reads: bool) -> dict[str, Any]:
     """Measure every operation on an experiment of so many shards, made here."""
     from merge import MergeOptions, merge_experiments, verify
     from shardwriter import ExperimentLoader
@@ -148,9 +137,7 @@ def measure(count: int, folder: Path, template: Path, *, reads: bool) -> dict[st
         with ExperimentLoader(directory) as loader:
             found["check_us"] = check_us(loader, directory, min(count, 1000))
             found["concat"] = timed(lambda: loader.concat(FIELD))
-            drawn = loader.iter_windows(16, 8, [FIELD], batch_size=256)
-            found["windows"] = timed(lambda: sum(1 for _ in drawn))
-        found["peer_concat"] = timed(lambda: peer_concat(directory))
+            found["peer_concat"] = timed(lambda: peer_concat(directory))
     found["rss_mb"] = rss_bytes(peak=True) / 1e6
     found["master_mb"] = (directory / "experiment_data.h5").stat().st_size / 1e6
     shutil.rmtree(directory)
@@ -192,8 +179,6 @@ def measure_pack(folder: Path, *, megabytes: int) -> dict[str, Any]:
     command = ["cp", "-r", os.fspath(directory / "shards"), os.fspath(folder / "copy")]
     copy = timed(lambda: subprocess.run(command, check=True))
     packed = timed(lambda: pack(directory, folder / "pack.h5"))
-    with unittest.mock.patch.object(import_module("merge.pack"), "_check"):
-        raw = timed(lambda: pack(directory, folder / "raw.h5"))
     field = "neural_states/potential"
     with ExperimentLoader(directory) as loader:
         ours = timed(lambda: loader.concat(field))
@@ -202,13 +187,109 @@ def measure_pack(folder: Path, *, megabytes: int) -> dict[str, Any]:
         "mb": size / 1e6,
         "cp": copy,
         "pack": packed,
-        "raw": raw,
         "concat": ours,
         "peer_concat": peer,
     }
 
 
-def table(results: Sequence[dict[str, Any]]) -> str:
+def measure(setting: Setting) -> Findings:
+    """Measure merging at several sizes, and reading and packing."""
+    counts = [20, 60] if setting.is_quick else [100, 300, 1_000, 3_000]
+    if setting.is_full:
+        counts.append(10_000)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, hard))
+    warnings.simplefilter("error")
+    template = record_template(setting.folder)
+    results = [
+        measure_growth(count, setting.folder, template, reads=count == counts[-1])
+        for count in counts
+    ]
+    packed = measure_pack(setting.folder, megabytes=2 if setting.is_quick else 64)
+    return Findings(
+        figures=_figures(results[-1], packed),
+        tables=[_growth(results)],
+        series={
+            "merge": {
+                "shards": counts,
+                "ours_s": [each["merge"]["s"] for each in results],
+                "added_s": [each["added"]["s"] for each in results],
+                "peer_s": [
+                    each["peer"]["s"] * each["shards"] / each["peer"]["shards"] for each in results
+                ],
+            }
+        },
+    )
+
+
+def _figures(last: dict[str, Any], packed: dict[str, Any]) -> list[Figure]:
+    """Reduce the largest size and the packing to figures."""
+    shards = last["shards"]
+    peer_s = last["peer"]["s"] * shards / last["peer"]["shards"]
+    loop = "a loop of h5py"
+
+    def one(
+        key: str, what: str, value: float, unit: str, peer: Beside | None = None, **rest: Any
+    ) -> Figure:
+        rest = {"is_rate": False, **rest}
+        return Figure(
+            key=f"merge/{key}",
+            what=what,
+            value=value,
+            unit=unit,
+            low=value,
+            high=value,
+            peer=peer,
+            **rest,
+        )
+
+    def beside(name: str, value: float, other: float) -> Beside:
+        return Beside(name=name, value=other, ratio=value / other)
+
+    merge_s, concat_s = last["merge"]["s"], last["concat"]["s"]
+    per_shard = merge_s / shards * 1e3
+    rate, copy = packed["mb"] / packed["pack"]["s"], packed["mb"] / packed["cp"]["s"]
+    large, large_peer = (packed["mb"] / packed[each]["s"] for each in ("concat", "peer_concat"))
+    many = f"{shards:,} shards"
+    return [
+        one(
+            "per_shard",
+            f"merge {many}, each",
+            per_shard,
+            "ms",
+            beside(loop, per_shard, peer_s / shards * 1e3),
+        ),
+        one("added", f"merge {ADDED} more into {many}", last["added"]["s"] * 1e3, "ms"),
+        one("unchanged", f"merge {many} again, unchanged", last["unchanged"]["s"] * 1e3, "ms"),
+        one("open", f"open a master of {many}, read an episode", last["open"]["s"] * 1e3, "ms"),
+        one("check", f"check one of {many}, beyond opening it", last["check_us"], "us"),
+        one(
+            "concat/small",
+            f"concat over {many}",
+            concat_s * 1e3,
+            "ms",
+            beside(loop, concat_s * 1e3, last["peer_concat"]["s"] * 1e3),
+        ),
+        one(
+            "concat/large",
+            "concat over 4 large shards",
+            large,
+            "MB/s",
+            beside(loop, large, large_peer),
+            is_rate=True,
+        ),
+        one(
+            "pack",
+            "pack 4 large shards, every digest checked",
+            rate,
+            "MB/s",
+            is_rate=True,
+            ceiling=beside("cp", rate, copy),
+        ),
+    ]
+
+
+def _growth(results: Sequence[dict[str, Any]]) -> Table:
     """Write the growth curve."""
     titles = ["shards", "merge s", "CPU s", "ms/shard", f"+{ADDED} s", "unchanged s"]
     titles += ["peer ms/shard", "peer / ours", "open + read ms", "verify s", "RSS MB", "master MB"]
@@ -220,53 +301,4 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         values += [each["unchanged"]["s"], peer, peer / ours, each["open"]["s"] * 1e3]
         values += [each["verify"]["s"], each["rss_mb"], each["master_mb"]]
         rows.append([f"{each['shards']:,}", *(f"{value:.2f}" for value in values)])
-    return markdown(titles, rows)
-
-
-def reads_table(last: dict[str, Any], packed: dict[str, Any]) -> str:
-    """Write what reading across episodes costs against a loop of plain h5py reads."""
-    rows = []
-    for name, each in ((f"{last['shards']:,} small shards", last), ("4 large shards", packed)):
-        ours, peer = each["concat"]["s"], each["peer_concat"]["s"]
-        rows.append([f"concat, {name}", f"{ours:.3f}", f"{peer:.3f}", f"{peer / ours:.2f}"])
-    rows.append([f"iter_windows, {last['shards']:,}", f"{last['windows']['s']:.3f}", "", ""])
-    return markdown(["read", "s", "h5py loop s", "h5py / ours"], rows)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print, and write JSON where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a few seconds, for CI")
-    parser.add_argument("--shards", type=int, nargs="+", default=[100, 1_000, 10_000])
-    parser.add_argument("--folder", type=Path, help="where the files go, on a disk")
-    parser.add_argument("--json", type=Path, help="write the figures there")
-    options = parser.parse_args(arguments)
-    counts = [20, 60] if options.quick else options.shards
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, hard))
-    warnings.simplefilter("error")
-    with tempfile.TemporaryDirectory(dir=disk_folder(options.folder)) as name:
-        folder = Path(name)
-        template = record_template(folder)
-        print(Machine.here(folder), flush=True)
-        results = []
-        for count in counts:
-            results.append(measure(count, folder, template, reads=count == counts[-1]))
-            print(f"{count:,} shards done", file=sys.stderr, flush=True)
-        packed = measure_pack(folder, megabytes=2 if options.quick else 64)
-    print(table(results))
-    last = results[-1]
-    print(f"\nforeign load while merging: {last['merge']['foreign']:.2f} cores")
-    print(f"check of a shard, on top of opening it: {last['check_us']:.0f} µs")
-    print("\n" + reads_table(last, packed))
-    rates = {name: packed["mb"] / packed[name]["s"] for name in ("pack", "raw", "cp")}
-    print(
-        f"pack: {rates['raw']:.0f} MB/s copied, {rates['raw'] / rates['cp']:.0%} of cp "
-        f"({rates['cp']:.0f} MB/s); {rates['pack']:.0f} MB/s with every digest checked"
-    )
-    if options.json is not None:
-        options.json.write_text(json.dumps({"counts": results, "pack": packed}, indent=2))
-
-
-if __name__ == "__main__":
-    main()
+    return Table(title="Growth of merging", columns=titles, rows=rows)

@@ -1,25 +1,17 @@
-"""What checking and profiling add to a call, and whether compression slows the caller.
+"""What do checking and profiling add to a call, and does compression slow the caller?
 
-    python -m bench.overhead [--quick]
+Validation and profiling: CPU time of ``log_timestep`` with each, against neither. All three log the
+same steps in turn, block by block, in a new order each round; the figure is the median over rounds
+of the ratio in one round, so that a machine that is busy with other things hurts all alike.
 
-First question: the CPU time of ``log_timestep`` with ``validate_data`` and with
-``enable_profiling``, each against neither. All three log the same steps in turn, block by block,
-in a new order each round; the figure is the median over rounds of the ratio in one round, so that
-a machine that is busy with other things hurts all alike.
-
-Second question: the wall time of small calls while writer processes compress slots of 20 MB,
-against calls while nothing is compressed, again in turn; and beside it the one call that has to
-compress such a slot itself, with ``async_write=False``.
-
-Exits with 1 where an overhead exceeds what the documentation promises (not with ``--quick``).
+Compression: the time of small calls while a writer process compresses a slot of 20 MB, against
+calls while nothing is compressed; and the one call that has to compress such a slot itself, with
+``async_write=False``.
 """
 
 from __future__ import annotations
 
-import argparse
 import random
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -29,34 +21,82 @@ from typing import Any
 import numpy as np
 
 from bench.data import VARIANTS, Step, simulate
-from bench.machine import Machine, disk_folder
-from bench.tables import markdown
+from bench.findings import Beside, Figure, Findings, Setting, figure
 from shardwriter import DataExporter
 from shardwriter.episode import Episode
 
+__all__ = ["measure"]
+
+NEITHER = "neither"
 MODES: dict[str, dict[str, Any]] = {
-    "neither": {},
+    NEITHER: {},
     "validation": {"validate_data": True},
     "profiling": {"enable_profiling": True},
 }
-BOUNDS = {"validation": 1.10, "profiling": 1.05}
+WORKLOADS = {"ids": ("A1k", False), "sampled": ("B1k", False), "dense": ("B1k", True)}
 WIDE = 5_000_000  # float32: a row, and so a slot, of 20 MB
-SMALL_BLOCK = 500
+PER_ROUND = 13  # blocks for each of the setting's rounds
+
+
+def measure(setting: Setting) -> Findings:
+    """Measure all of it."""
+    found = []
+    for key, (name, dense) in WORKLOADS.items():
+        variant = VARIANTS[name].shortened(80 if setting.is_quick else 20)
+        steps = simulate(variant).steps(variant.n_steps, variant.sample_every, dense=dense)
+        rounds = _blocks(setting, steps, variant.sample_every, dense=dense)
+        what = f"{name}, spikes {'(N,)' if dense else 'by id'}"
+        found += [_overhead(key, what, mode, rounds) for mode in MODES if mode != NEITHER]
+    rounds = _beside_compression(setting)
+    found.append(
+        figure(
+            "overhead/compressing",
+            "a small call while 20 MB are compressed",
+            rounds,
+            "busy",
+            "us",
+            is_rate=False,
+            peer=("idle", "while nothing is compressed"),
+            ceiling=("own", "the call that compresses them itself"),
+        )
+    )
+    return Findings(figures=found)
 
 
 @contextmanager
-def recording(folder: Path, name: str, **options: Any) -> Iterator[Episode]:
+def _recording(folder: Path, name: str, **options: Any) -> Iterator[Episode]:
     """Open an episode of an experiment of its own."""
     options = {"validate_data": False, "async_write": True, "n_async_workers": 1} | options
-    with (
-        DataExporter(name, folder, progress=False, **options) as exporter,
-        exporter.start_episode() as episode,
-    ):
-        yield episode
+    exporter = DataExporter(name, folder, progress=False, **options)
+    try:
+        with exporter.start_episode() as episode:
+            yield episode
+    finally:
+        exporter.close(merge=False)
 
 
-def log_ids(episode: Episode, steps: list[Step], first: int) -> float:
-    """Log some steps whose spikes are ids; return the CPU seconds that it took here."""
+def _blocks(
+    setting: Setting, steps: list[Step], sampling: int, *, dense: bool
+) -> list[dict[str, float]]:
+    """Return µs of CPU per call by mode, for each round."""
+    order = random.Random(1)
+    rounds = []
+    with ExitStack() as stack:
+        episodes = {
+            mode: stack.enter_context(
+                _recording(setting.folder, mode, neural_sampling_rate=sampling, **options)
+            )
+            for mode, options in MODES.items()
+        }
+        log = _log_dense if dense else _log_ids
+        for i in range(1 + setting.rounds * (1 if setting.is_quick else PER_ROUND)):
+            modes = order.sample(list(MODES), len(MODES))
+            taken = {mode: log(episodes[mode], steps, i * len(steps)) for mode in modes}
+            rounds.append({mode: 1e6 * s / len(steps) for mode, s in taken.items()})
+    return rounds[1:]  # the first makes the tables
+
+
+def _log_ids(episode: Episode, steps: list[Step], first: int) -> float:
     start = time.process_time()
     for timestep, (_, potentials, spikes, position, velocity, reward) in enumerate(steps, first):
         episode.log_timestep(
@@ -70,8 +110,7 @@ def log_ids(episode: Episode, steps: list[Step], first: int) -> float:
     return time.process_time() - start
 
 
-def log_dense(episode: Episode, steps: list[Step], first: int) -> float:
-    """Log some steps whose spikes are vectors; return the CPU seconds that it took here."""
+def _log_dense(episode: Episode, steps: list[Step], first: int) -> float:
     start = time.process_time()
     for timestep, (_, potentials, spikes, position, velocity, reward) in enumerate(steps, first):
         episode.log_timestep(
@@ -84,81 +123,56 @@ def log_dense(episode: Episode, steps: list[Step], first: int) -> float:
     return time.process_time() - start
 
 
-def overheads(folder: Path, rounds: int, divisor: int) -> tuple[list[list[str]], bool]:
-    """Measure validation and profiling on three shapes of the workload."""
-    rows = []
-    is_good = True
-    for name, dense in (("B1k", False), ("B1k", True), ("A1k", False)):
-        variant = VARIANTS[name].shortened(20 * divisor)
-        steps = simulate(variant).steps(variant.n_steps, variant.sample_every, dense=dense)
-        seconds = _blocks(folder, steps, variant.sample_every, rounds, dense=dense)
-        base = np.array(seconds["neither"])
-        what = f"{name}, spikes {'(N,)' if dense else 'by id'}"
-        cells = [f"{np.median(base) / len(steps) * 1e6:.1f}"]
-        for mode, bound in BOUNDS.items():
-            ratios = np.array(seconds[mode]) / base
-            low, middle, high = np.percentile(ratios, (25, 50, 75)) - 1
-            is_good = is_good and 1 + middle <= bound
-            cells.append(f"{middle:+.1%} ({low:+.1%} to {high:+.1%})")
-        rows.append([what, *cells])
-    return rows, is_good
+def _overhead(key: str, what: str, mode: str, rounds: list[dict[str, float]]) -> Figure:
+    added = [100 * (each[mode] / each[NEITHER] - 1) for each in rounds]
+    low, middle, high = np.percentile(added, (25, 50, 75)).tolist()
+    base = float(np.median([each[NEITHER] for each in rounds]))
+    return Figure(
+        key=f"overhead/{mode}/{key}",
+        what=f"{what}: {mode} adds",
+        value=middle,
+        unit="%",
+        low=low,
+        high=high,
+        is_rate=False,
+        peer=Beside(name="us a call without", value=base, ratio=1 + middle / 100),
+    )
 
 
-def _blocks(
-    folder: Path, steps: list[Step], sampling: int, rounds: int, *, dense: bool
-) -> dict[str, list[float]]:
-    order = random.Random(1)
-    seconds: dict[str, list[float]] = {mode: [] for mode in MODES}
-    with ExitStack() as stack:
-        episodes = {
-            mode: stack.enter_context(
-                recording(folder, mode, neural_sampling_rate=sampling, **options)
-            )
-            for mode, options in MODES.items()
-        }
-        for i in range(rounds + 1):
-            for mode in order.sample(list(MODES), len(MODES)):
-                log = log_dense if dense else log_ids
-                taken = log(episodes[mode], steps, i * len(steps))
-                if i:  # the first round makes the tables
-                    seconds[mode].append(taken)
-    return seconds
-
-
-def compression_beside_calls(folder: Path, rounds: int) -> list[list[str]]:
-    """Time small calls while nothing, and while slots of 20 MB, are being compressed."""
+def _beside_compression(setting: Setting) -> list[dict[str, float]]:
     wide = np.random.default_rng(0).standard_normal(WIDE, np.float32)
-    small = {"x": np.zeros(3, np.float32)}
-    own_s = _compressing_call_s(folder, wide)
-    idle: list[float] = []
-    busy: list[float] = []
+    own_s = _compressing_call_s(setting.folder, wide)
     options = {"neural_sampling_rate": 1, "max_memory_mb": 2_000}
-    with recording(folder, "beside", **options) as episode:
+    rounds = []
+    with _recording(setting.folder, "beside", **options) as episode:
         timestep = 0
-        for _ in range(rounds):
-            time.sleep(3 * own_s)  # until nothing is left to compress
-            for times in (idle, busy):
-                if times is busy:
+        for _ in range(setting.rounds):
+            medians = {"own": own_s * 1e6}
+            for name in ("idle", "busy"):
+                time.sleep(3 * own_s)  # until nothing is left to compress
+                if name == "busy":
                     episode.log_timestep(timestep, {"wide": wide})
-                deadline = time.perf_counter() + 0.7 * own_s
-                while time.perf_counter() < deadline:
-                    timestep += 1
-                    start = time.perf_counter()
-                    episode.log_timestep(timestep, behavior=small)
-                    times.append(time.perf_counter() - start)
-    rows = []
-    for name, times in (("nothing is compressed", idle), ("20 MB are compressed", busy)):
-        p50, p99 = np.percentile(np.array(times) * 1e6, (50, 99))
-        rows.append([name, f"{len(times):,}", f"{p50:.2f}", f"{p99:.1f}"])
-    ratio = np.median(busy) / np.median(idle)
-    rows.append(["ratio of the medians", "", f"{ratio:.3f}", ""])
-    rows.append(["the call that compresses, async_write=False", "1", f"{own_s * 1e6:,.0f}", ""])
-    return rows
+                times, timestep = _small_calls(episode, timestep, 0.7 * own_s)
+                medians[name] = float(np.median(times)) * 1e6
+            rounds.append(medians)
+    return rounds
+
+
+def _small_calls(episode: Episode, timestep: int, seconds: float) -> tuple[list[float], int]:
+    small = {"x": np.zeros(3, np.float32)}
+    times = []
+    deadline = time.perf_counter() + seconds
+    while time.perf_counter() < deadline:
+        timestep += 1
+        start = time.perf_counter()
+        episode.log_timestep(timestep, behavior=small)
+        times.append(time.perf_counter() - start)
+    return times, timestep
 
 
 def _compressing_call_s(folder: Path, wide: np.ndarray[Any, Any]) -> float:
     options = {"neural_sampling_rate": 1, "async_write": False, "max_memory_mb": 2_000}
-    with recording(folder, "own", **options) as episode:
+    with _recording(folder, "own", **options) as episode:
         episode.log_timestep(0, {"wide": wide})
         times = []
         for timestep in (1, 2, 3):
@@ -166,25 +180,3 @@ def _compressing_call_s(folder: Path, wide: np.ndarray[Any, Any]) -> float:
             episode.log_timestep(timestep, {"wide": wide})
             times.append(time.perf_counter() - start)
     return float(np.median(times))
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description="What validation, profiling, compression cost.")
-    parser.add_argument("--quick", action="store_true", help="few rounds")
-    parser.add_argument("--folder", type=Path, help="where to record")
-    options = parser.parse_args()
-    rounds, divisor = (3, 4) if options.quick else (41, 1)
-    place = disk_folder(options.folder)
-    with tempfile.TemporaryDirectory(dir=place) as name:
-        folder = Path(name)
-        print(f"Machine: {Machine.here(folder)}\n")
-        rows, is_good = overheads(folder, rounds, divisor)
-        titles = ["workload", "neither (µs/call)", "validation", "profiling"]
-        print(markdown(titles, rows))
-        beside = compression_beside_calls(folder, 2 if options.quick else 15)
-        print(f"\n{markdown(['small calls while', 'calls', 'median (µs)', 'p99 (µs)'], beside)}")
-    return 0 if is_good or options.quick else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

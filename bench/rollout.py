@@ -1,109 +1,150 @@
-"""The rollout that `scaling` runs in worker processes.
+"""What the worker processes of `bench.scaling` do.
 
-Invariant: workers start to record together. Each first prepares its data and then waits until all
-have, so that neither the start of processes nor loading enters the measured time.
+Invariant: workers start to record together. Each first prepares its data, starts its writer and
+records a warm-up, so that neither the start of processes nor loading enters the measured time.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import time
 from dataclasses import dataclass
-from functools import cache
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
+from bench.data import Recording, Step, Variant
+from bench.machine import descendants
+from shardwriter import DataExporter
+from shardwriter.compression import Pipeline
+from shardwriter.episode import Episode
+from shardwriter.recorder import Recorder
 
-from bench.data import LifNetwork, Recording, Step, Variant
+__all__ = ["Finished", "Task", "run_together"]
 
-if TYPE_CHECKING:
-    from shardwriter.episode import Episode
-
-__all__ = ["Rollout"]
-
-BARRIER_TIMEOUT_S = 60
+START_TIMEOUT_S = 60
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Rollout:
-    """Records one episode; callable, and small to pickle.
+class Task:
+    """What every worker does.
 
     Attributes
     ----------
-    variant
-        The shape of the workload; one episode has `variant.n_steps`.
-    data
-        Where `Recording.save` wrote.
-    meeting
-        An empty folder through which the workers find each other.
-    n_workers
-        How many workers start together.
-    live
-        Simulate the network while recording, instead of replaying it from memory.
+    variant, data
+        The shape of an episode, and where `Recording.save` wrote.
+    episodes
+        How many of them each worker records.
     """
 
     variant: Variant
     data: Path
-    meeting: Path
-    n_workers: int
-    live: bool
+    episodes: int
 
-    def __call__(self, episode: Episode) -> dict[str, float]:
-        """Record the episode; return when it began and ended, in seconds since the epoch."""
-        steps = _prepared_steps(self.data, self.variant)
-        network = _prepared_network(self.variant.n_neurons) if self.live else None
-        _meet(self.meeting, self.n_workers)
-        began = time.time()
-        if network is None:
-            _replay(episode, steps)
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finished:
+    """When a worker began and ended, s since the epoch, and CPU s of it and of its writer."""
+
+    began: float
+    ended: float
+    own_cpu_s: float
+    writer_cpu_s: float
+
+
+def run_together(exporter: DataExporter | None, task: Task, workers: int) -> list[Finished]:
+    """Run the task in so many processes at once; without an exporter, the codec alone."""
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(workers), context.Queue()
+    processes = [
+        context.Process(target=_work, args=(exporter, task, number, barrier, results))
+        for number in range(workers)
+    ]
+    for process in processes:
+        process.start()
+    finished = [results.get(timeout=300) for _ in processes]
+    for process in processes:
+        process.join()
+    for each in finished:
+        if isinstance(each, str):
+            raise RuntimeError(f"a worker failed: {each}")
+    return finished
+
+
+def _work(
+    recorder: Recorder | None,
+    task: Task,
+    number: int,
+    barrier: Barrier,
+    results: Queue[Finished | str],
+) -> None:
+    try:
+        recording = Recording.load(task.data)
+        if recorder is None:
+            results.put(_encode(recording, task, barrier))
         else:
-            _simulate(episode, steps, network)
-        return {"began": began, "ended": time.time()}
+            results.put(_record(recorder, recording, task, number, barrier))
+    except Exception as error:  # noqa: BLE001  (the parent waits for a result, whatever it is)
+        barrier.abort()
+        results.put(f"{type(error).__name__}: {error}")
 
 
-def _replay(episode: Episode, steps: list[Step]) -> None:
-    log_timestep = episode.log_timestep
-    for t, v, spikes, p, q, r in steps:
-        behavior = {"position": p, "velocity": q}
-        log_timestep(t, {"membrane_potential": v}, None, behavior, r, spike_ids=spikes)
+def _record(
+    recorder: Recorder, recording: Recording, task: Task, number: int, barrier: Barrier
+) -> Finished:
+    steps = recording.steps(task.variant.n_steps, task.variant.sample_every)
+    first = number * (task.episodes + 1)
+    _replay(recorder, first, steps[:300]).wait()
+    barrier.wait(START_TIMEOUT_S)
+    began, own, writer = time.time(), time.process_time(), _writers_cpu_s()
+    episodes = range(first + 1, first + 1 + task.episodes)
+    ended = [_replay(recorder, episode, steps) for episode in episodes]
+    for episode in ended:
+        episode.wait()
+    finished = Finished(
+        began=began,
+        ended=time.time(),
+        own_cpu_s=time.process_time() - own,
+        writer_cpu_s=_writers_cpu_s() - writer,
+    )
+    recorder.close()
+    return finished
 
 
-def _simulate(episode: Episode, steps: list[Step], network: LifNetwork) -> None:
-    log_timestep = episode.log_timestep
-    for t, _, _, p, q, r in steps:
-        fired = network.step()
-        state = {"membrane_potential": network.potentials}
-        log_timestep(t, state, None, {"position": p, "velocity": q}, r, spike_ids=fired)
+def _replay(recorder: Recorder, number: int, steps: list[Step]) -> Episode:
+    with recorder.start_episode(number) as episode:
+        log_timestep = episode.log_timestep
+        for t, v, spikes, p, q, r in steps:
+            behavior = {"position": p, "velocity": q}
+            log_timestep(t, {"membrane_potential": v}, None, behavior, r, spike_ids=spikes)
+    return episode
 
 
-@cache
-def _prepared_steps(data: Path, variant: Variant) -> list[Step]:
-    return Recording.load(data).steps(variant.n_steps, variant.sample_every)
+def _writers_cpu_s() -> float:
+    """CPU s that this process's writers have used so far."""
+    tick = os.sysconf("SC_CLK_TCK")
+    total = 0.0
+    for pid in descendants():
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        total += (int(fields[11]) + int(fields[12])) / tick
+    return total
 
 
-@cache
-def _prepared_network(n_neurons: int) -> LifNetwork:
-    return LifNetwork(n_neurons, seed=os.getpid())
-
-
-@cache  # once per process
-def _meet(meeting: Path, n_workers: int) -> None:
-    (meeting / str(os.getpid())).touch()
-    deadline = time.monotonic() + BARRIER_TIMEOUT_S
-    while len(os.listdir(meeting)) < n_workers:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{n_workers} workers did not meet in {BARRIER_TIMEOUT_S} s")
-        time.sleep(0.002)
-
-
-def simulation_cost_us(n_neurons: int, n_steps: int = 2_000) -> float:
-    """Measure what one live step costs without recording, in microseconds (median of 10)."""
-    network = LifNetwork(n_neurons)
-    took: list[float] = []
-    for _ in range(10):
-        start = time.perf_counter()
-        for _ in range(n_steps // 10):
-            network.step()
-        took.append((time.perf_counter() - start) / (n_steps // 10))
-    return float(np.median(took)) * 1e6
+def _encode(recording: Recording, task: Task, barrier: Barrier) -> Finished:
+    """Shuffle and deflate as many potentials as the others record, with nothing else to do."""
+    rows = task.variant.rows_per_megabyte
+    chunks = task.episodes * task.variant.n_steps // rows
+    blocks = [
+        recording.potentials[i : i + rows]
+        for i in range(0, len(recording.potentials) - rows + 1, rows)
+    ]
+    encode = Pipeline("gzip", 4).encoder()
+    encode(blocks[0])
+    barrier.wait(START_TIMEOUT_S)
+    began, own = time.time(), time.process_time()
+    for chunk in range(chunks):
+        encode(blocks[chunk % len(blocks)])
+    return Finished(
+        began=began, ended=time.time(), own_cpu_s=time.process_time() - own, writer_cpu_s=0.0
+    )
