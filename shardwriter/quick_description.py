@@ -5,6 +5,7 @@ those this package writes, or unsound, is left to that, and so are the errors.
 """
 
 import os
+import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,10 @@ __all__ = ["describe_several"]
 Described = list[ShardDescription]
 
 # What damaged bytes may raise before their checksum is looked at.
-_DOUBTS = (Unfamiliar, OSError, ValueError, TypeError, KeyError, IndexError, OverflowError)
+_DOUBTS = (
+    *(Unfamiliar, OSError, struct.error, ArithmeticError, LookupError, MemoryError),
+    *(RecursionError, TypeError, ValueError),
+)
 
 
 def describe_several(paths: Sequence[Path]) -> "list[Described | ShardWriterError]":
