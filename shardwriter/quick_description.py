@@ -36,8 +36,15 @@ Described = list[ShardDescription]
 
 # What damaged bytes may raise before their checksum is looked at.
 _DOUBTS = (
-    *(Unfamiliar, OSError, struct.error, ArithmeticError, LookupError, MemoryError),
-    *(RecursionError, TypeError, ValueError),
+    Unfamiliar,
+    ArithmeticError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    struct.error,
 )
 
 
