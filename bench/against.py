@@ -1,8 +1,9 @@
 """Compare a run with a saved one, so that a regression shows.
 
-Machines differ and are shared, so what is compared is a figure's share of its limit, else its ratio
-to its peer, each measured in the same run; only without both the figure itself. A change counts
-where it exceeds both 10 % and how much the rounds of both runs differ among themselves.
+Machines are shared, so a figure alone says little, and its share of its limit (else its ratio to
+its peer), measured in the same run, is compared as well. A change counts where both agree, and
+where the smaller of the two exceeds 10 % and how much the rounds of both runs differ among
+themselves.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ class Change:
     Attributes
     ----------
     factor
-        How many times better than before: below 1 is worse.
+        How many times better than before, at least: below 1 is worse.
     tolerance
         By how much it may be worse without being called so.
     compared
-        "share of limit", "ratio to peer" or "value".
+        What was: the value, and which ratio.
     """
 
     before: Figure
@@ -58,22 +59,26 @@ def compare(
 
 
 def _change(before: Figure, now: Figure) -> Change:
-    compared, old, new = "value", before.value, now.value
+    compared, factors = "value", [_factor(before.value, now.value, now)]
     for name, was, is_now in (
         ("ratio to peer", before.peer, now.peer),
         ("share of limit", before.ceiling, now.ceiling),
     ):
         if _is_same(was, is_now):
-            compared, old, new = name, was.ratio, is_now.ratio
-    factor = _quotient(new, old) if now.is_rate else _quotient(old, new)
-    spread = max(_spread(before), _spread(now))
+            compared, factors[1:] = f"value, {name}", [_factor(was.ratio, is_now.ratio, now)]
+    agree = all(factor < 1 for factor in factors) or all(factor > 1 for factor in factors)
     return Change(
         before=before,
         now=now,
-        factor=factor,
-        tolerance=max(LEAST_CHANGE, spread),
+        factor=min(factors, key=lambda factor: abs(math.log(factor or 1e-9))) if agree else 1.0,
+        tolerance=max(LEAST_CHANGE, _spread(before), _spread(now)),
         compared=compared,
     )
+
+
+def _factor(before: float, now: float, figure: Figure) -> float:
+    """Return how many times better it is now."""
+    return _quotient(now, before) if figure.is_rate else _quotient(before, now)
 
 
 def _is_same(was: Beside | None, now: Beside | None) -> bool:

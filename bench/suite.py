@@ -70,7 +70,7 @@ def _is_worse(
 ) -> bool:
     """Print the comparison."""
     if before["machine"]["cpu"] != machine.cpu or before["machine"]["cores"] != machine.cores:
-        print("\nAnother machine; only ratios can be compared.", file=sys.stderr)
+        print("\nAnother machine: what follows compares machines as well.", file=sys.stderr)
     if before["is_quick"] or options.quick:
         print("\nQuick runs are too short to compare; this only shows how.", file=sys.stderr)
     asked = {name: each for name, each in before["findings"].items() if name in findings}

@@ -105,7 +105,7 @@ def test_a_regression_shows() -> None:
     changes, gone, new = compare([FIGURE], [slower])
     assert (gone, new) == ([], [])
     assert changes[0].verdict == "worse"
-    assert changes[0].factor == pytest.approx(0.10 / 0.15)
+    assert changes[0].factor == pytest.approx(40 / 60)
     assert "worse" in changes_text(changes, gone, new, "saved.json")
 
 
@@ -115,6 +115,14 @@ def test_a_slower_machine_is_no_regression() -> None:
         FIGURE, value=30_000, low=29_000, high=31_000, ceiling=replace(FIGURE.ceiling, value=2e5)
     )
     assert compare([FIGURE], [slow])[0][0].verdict == "same"
+
+
+def test_a_slower_peer_is_no_progress_and_a_faster_one_no_regression() -> None:
+    """The figure itself says the opposite of its ratio."""
+    alone = replace(FIGURE, ceiling=None)
+    lucky = replace(alone, value=70_000, peer=Beside(name="h5py", value=9_000, ratio=70 / 9))
+    assert compare([alone], [lucky])[0][0].verdict == "same"
+    assert compare([lucky], [alone])[0][0].verdict == "same"
 
 
 def test_a_change_within_the_spread_of_rounds_is_none() -> None:
