@@ -296,6 +296,7 @@ def _unpack_episodes(path: Path, target: Path, bar: "tqdm[Any]") -> None:
     with opened(path) as source:
         for shard in describe(path):
             paths = EpisodePaths(target, shard.episode)
+            paths.make_folder()
             with create(paths.temporary, shard.episode) as file:
                 given = index[shard.episode]["uuid"] if shard.episode in index else shard.uuid
                 if given not in seen:

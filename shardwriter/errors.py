@@ -351,9 +351,10 @@ class WriterFailed(ShardWriterError):
 
     def __str__(self) -> str:
         episode, where, cause = self.args
+        directory = next((p.parent for p in where.parents if p.name == "shards"), where.parent)
         return (
             f"episode {episode}: its shard {where} could not be written: {cause}; nothing logged "
-            f"so far is lost: mend the cause, then run `shardwriter recover {where.parent.parent}`"
+            f"so far is lost: mend the cause, then run `shardwriter recover {directory}`"
         )
 
 

@@ -77,6 +77,11 @@ EVENTS = "events"
 TABLES = (NEURAL_STATES, SPIKES, BEHAVIOR, REWARDS, WEIGHT_CHANGES)
 FIELD_TABLES = (NEURAL_STATES, BEHAVIOR)  # their columns are the user's own fields
 
+# From this id on, files lie in folders named for the last two digits of the id: 100 small
+# directories instead of a huge one, and nodes that record ids in turn write to different ones.
+_FIRST_IN_FOLDER, _FOLDERS = 10_000, 100
+_FOLDER_NAME = re.compile(r"\d\d")
+
 _PACK_NAME = re.compile(r"pack_(\d{4,})\.h5")  # a shard of many episodes
 _SHARD_NAME = re.compile(r"episode_(\d{4,})\.h5")
 _BUFFER_NAME = re.compile(r"shardwriter-(.+)-[0-9a-f]+\.buffer")
@@ -84,6 +89,7 @@ _SCRATCH_NAME = re.compile(r"shardwriter-(.+)-[0-9a-f]+\.scratch")
 _LEFTOVER_NAME = re.compile(
     r"\.?episode_(\d{4,})\.(?:buffer|h5\.part|h5\.journal|h5\.tmp|h5\.journal\.tmp)"
 )
+_BUFFER_IN_PLACE = re.compile(r"episode_(\d{4,})\.buffer")
 _UNFINISHED_NAME = re.compile(r"episode_(\d{4,})\.(?:buffer|h5\.part|h5\.journal)")
 
 
@@ -126,6 +132,10 @@ class EpisodePaths:
     def __init__(self, directory: Path, episode: int, scratch: Path | None = None) -> None:
         name = f"episode_{episode:04d}"
         shards = directory / SHARDS
+        self.attempts = shards / ATTEMPTS
+        self.damaged = shards / DAMAGED
+        if episode >= _FIRST_IN_FOLDER:
+            shards /= f"{episode % _FOLDERS:02d}"
         self.directory = directory
         self.episode = episode
         self.shard = shards / f"{name}.h5"
@@ -137,8 +147,11 @@ class EpisodePaths:
         self.temporary = work / f".{name}.h5.tmp"
         hidden = shards / self.temporary.name  # what is copied from a scratch folder, meanwhile
         self.temporaries = (hidden, self.temporary, work / f".{name}.h5.journal.tmp")
-        self.attempts = shards / ATTEMPTS
-        self.damaged = shards / DAMAGED
+
+    def make_folder(self) -> None:
+        """Make the folder below ``shards/`` that the files belong in, where there is one."""
+        if self.episode >= _FIRST_IN_FOLDER:
+            self.shard.parent.mkdir(exist_ok=True)
 
 
 def listed_episodes(directory: Path) -> dict[int, Path]:
@@ -175,7 +188,7 @@ def unfinished_episodes(directory: Path) -> list[int]:
 
 def unfinished_buffers(directory: Path) -> list[Path]:
     """Return the buffers of an experiment."""
-    return sorted((directory / SHARDS).glob("episode_*.buffer"))
+    return list(_matching(directory, _BUFFER_IN_PLACE).values())
 
 
 def leftover_episodes(directory: Path) -> list[int]:
@@ -225,8 +238,14 @@ def _matching(directory: Path, pattern: re.Pattern[str]) -> dict[int, Path]:
     if not shards.is_dir():
         return {}
     found = {}
-    for path in shards.iterdir():
-        match = pattern.fullmatch(path.name)
-        if match:
-            found[int(match[1])] = path
+    for folder in [shards, *_folders(shards)]:
+        for name in os.listdir(folder):
+            match = pattern.fullmatch(name)
+            if match:
+                found[int(match[1])] = folder / name
     return dict(sorted(found.items()))
+
+
+def _folders(shards: Path) -> list[Path]:
+    with os.scandir(shards) as entries:
+        return [shards / e.name for e in entries if _FOLDER_NAME.fullmatch(e.name) and e.is_dir()]

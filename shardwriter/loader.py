@@ -37,6 +37,7 @@ from shardwriter.layout import (
 )
 from shardwriter.live import LiveExperiment
 from shardwriter.live_episode import LiveEpisode
+from shardwriter.published import published_file
 from shardwriter.recorded_episode import RecordedEpisode
 from shardwriter.schema import INDEX_DTYPE
 from shardwriter.shard_description import check_format
@@ -392,7 +393,7 @@ def open_index(path: Path) -> tuple[h5py.File, np.ndarray[Any, Any]]:
     """
     try:
         check_heaps(path)
-        file = h5py.File(path, "r")
+        file = published_file(path)
     except (OSError, ShardDamaged) as error:
         raise FormatError(path, "an HDF5 file", str(error)) from error
     try:

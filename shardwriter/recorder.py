@@ -271,6 +271,7 @@ class Recorder:
         where = self.config.buffer_dir
         if where is None and self.config.durability == "process":
             where = default_buffer_directory(paths.shard.parent)
+        paths.make_folder()
         try:
             if paths.scratch is not None:
                 buffer = _create_on_scratch(paths, start)

@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import h5py
 from tqdm.auto import tqdm
 
 from shardwriter.abandoned import RecoveredEpisode, brought_to_end, foreseen, left_alone
@@ -21,6 +20,7 @@ from shardwriter.layout import (
     leftover_episodes,
     listed_episodes,
 )
+from shardwriter.published import published_file
 
 __all__ = ["RecoveredEpisode", "exit_code", "is_good", "missing", "recover", "recover_episode"]
 
@@ -117,7 +117,7 @@ def missing(directory: Path, expected: Iterable[int]) -> list[int]:
 def is_good(shard: Path, episode: int) -> bool:
     """Tell whether a finished shard's episode completed."""
     try:
-        with h5py.File(shard, "r") as file:
+        with published_file(shard) as file:
             return file[episode_group(episode)].attrs["status"] in ("completed", "empty")
     except (OSError, KeyError, RuntimeError) as error:
         raise ShardDamaged(shard, "structure", f"not a readable shard: {error}") from error

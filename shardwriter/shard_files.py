@@ -20,6 +20,7 @@ from h5py import h5f, h5g
 from shardwriter.errors import MasterStale, ShardDamaged, ShardMissing, ShardOutside
 from shardwriter.global_heap import check_heaps
 from shardwriter.layout import episode_group
+from shardwriter.published import open_published
 from shardwriter.untrusted import check_path, read_text_attribute, readable
 
 __all__ = ["ShardFiles"]
@@ -146,7 +147,7 @@ class ShardFiles:
             raise MasterStale(self._master, path, expected, f"{size}", advice)
         check_heaps(path)
         try:
-            opened = h5f.open(os.fsencode(path), h5f.ACC_RDONLY)
+            opened = open_published(path)
         except OSError as error:
             raise ShardDamaged(path, "structure", f"cannot be opened: {error}") from error
         try:

@@ -19,6 +19,7 @@ from h5py import h5a, h5d, h5f, h5g, h5l, h5o, h5p, h5t
 from shardwriter.compression import optional
 from shardwriter.errors import ShardDamaged, TooLarge
 from shardwriter.global_heap import check_heaps
+from shardwriter.published import open_published
 
 __all__ = [
     "Node",
@@ -86,7 +87,7 @@ def opened(path: Path) -> Iterator[h5g.GroupID]:
     """
     check_heaps(path)
     try:
-        file = h5f.open(os.fsencode(path), h5f.ACC_RDONLY)
+        file = open_published(path)
     except OSError as error:
         raise ShardDamaged(path, "structure", f"cannot be opened: {error}") from error
     try:

@@ -12,7 +12,6 @@ from multiprocessing.connection import wait
 from typing import Any
 
 import cloudpickle
-import h5py
 
 from shardwriter.engines.result import EpisodeResult
 from shardwriter.engines.worker import Rollout
@@ -21,6 +20,7 @@ from shardwriter.groups import read_attributes, read_tree
 from shardwriter.layout import SUMMARY, EpisodePaths, episode_group
 from shardwriter.performance import Collected
 from shardwriter.process import Child
+from shardwriter.published import published_file
 from shardwriter.recorder import Recorder
 from shardwriter.recovery import recover_episode
 
@@ -208,7 +208,7 @@ def result_of(paths: EpisodePaths, error: str) -> EpisodeResult:
 
     An ended episode was only waiting to be sealed when its worker died.
     """
-    with h5py.File(paths.shard, "r") as file:
+    with published_file(paths.shard) as file:
         group = file[episode_group(paths.episode)]
         known = read_attributes(group)
         summary = read_tree(group[SUMMARY]) if SUMMARY in group else None
