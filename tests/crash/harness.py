@@ -1,31 +1,34 @@
 """One crash trial: record, kill, recover, merge, and compare with what was acknowledged."""
 
 import fcntl
-import json
 import os
 import random
 import select
 import shutil
 import signal
-import subprocess
-import sys
+import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import hdf5plugin  # noqa: F401  (registers the filters that HDF5 does not have)
-import psutil
+from crash import forked
 from crash.known import ACK, Acks, check
+from crash.recording import record
+from tqdm import tqdm
 
+import shardwriter.engines.worker
+import shardwriter.writer_server  # noqa: F401  (imported before the first fork)
 from merge import merge_experiment
 from shardwriter.instants import INSTANTS
 from shardwriter.recovery import exit_code, recover
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+# Its own lock is shared by the forked processes: a killed one would keep it for ever.
+tqdm.set_lock(threading.RLock())
 RANDOM = "at random"
 PATIENCE_S = 60.0
 PIPE_BYTES = 1 << 20
@@ -105,7 +108,9 @@ class Session:
         self._fifo = fifo
         self.acks: Acks = defaultdict(Counter)
         self.n_acks = 0
-        self._main: subprocess.Popen[bytes] | None = None
+        self._log = folder / "log"
+        self._main: int | None = None
+        self._status: int | None = None
 
     def record(self, role: str, instant: str, nth: int) -> None:
         """Start the recording process."""
@@ -116,31 +121,35 @@ class Session:
             "episodes": 3 if role == "writer" or self._trial.mode == "workers" else 40,
             "buffer_dir": str(self.buffers) if self._trial.buffer_elsewhere else None,
         }
-        self.start("recording.py", json.dumps(arguments), role, instant, nth)
+        self.start(partial(record, arguments), "main", role, instant, nth)
 
-    def start(self, script: str, argument: str, role: str, instant: str, nth: int) -> None:
-        """Start a process whose `role` is killed at an instant."""
-        plan = {"role": role, "instant": instant, "nth": nth, "who": self._trial.who}
-        environment = dict(os.environ)
+    def start(
+        self, run: Callable[[], object], name: str, role: str, instant: str, nth: int
+    ) -> None:
+        """Start the process `name`; the one of `role` is killed at an instant."""
+        plan = None
         if instant != RANDOM:
             self.fuse.touch()
-            environment["CRASH_PLAN"] = json.dumps({**plan, "fuse": str(self.fuse)})
-        environment["PYTHONPATH"] = os.pathsep.join(
-            [str(HERE / "site"), str(HERE.parent), str(ROOT)]
-        )
-        self._main = subprocess.Popen(
-            [sys.executable, str(HERE / script), argument],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
+            plan = {"role": role, "instant": instant, "nth": nth, "who": self._trial.who}
+            plan["fuse"] = str(self.fuse)
+        self._status = None
+        self._main = forked.fork(name, plan, self._log, run)
+
+    def _has_ended(self) -> bool:
+        """Tell whether the process that was started has ended."""
+        if self._status is None and self._main is not None:
+            pid, status = os.waitpid(self._main, os.WNOHANG)
+            if pid:
+                self._status = os.waitstatus_to_exitcode(status)
+        return self._status is not None
 
     def wait_for_acks(self, count: int) -> bool:
         """Take in acknowledgements until there are so many, or the recording process ends."""
+        deadline = time.monotonic() + PATIENCE_S
         while self.n_acks < count:
-            if not select.select([self._pipe], [], [], 0.05)[0]:
-                if self._main is None or self._main.poll() is not None:
+            assert time.monotonic() < deadline, f"still running: {self.processes()}"
+            if not select.select([self._pipe], [], [], 0.005)[0]:
+                if self._has_ended():
                     return False
                 continue
             data = os.read(self._pipe, 1 << 16)
@@ -151,50 +160,55 @@ class Session:
 
     def processes(self) -> dict[int, str]:
         """Return the living processes of the trial, pid to role."""
-        assert self._main is not None
         found = {}
-        for process in psutil.process_iter():
-            try:
-                if os.getpgid(process.pid) != self._main.pid:
-                    continue
-                if process.status() != psutil.STATUS_ZOMBIE:
-                    found[process.pid] = _role(process)
-            except (ProcessLookupError, psutil.NoSuchProcess):
+        for name in os.listdir("/proc"):
+            if not name.isdigit():
                 continue
+            try:
+                is_ours = os.getpgid(int(name)) == self._main
+            except ProcessLookupError:
+                continue
+            role = forked.role_of(int(name)) if is_ours else None
+            if role is not None:
+                found[int(name)] = role
         return found
 
     def wait(self) -> int:
         """Wait until every process has ended by itself; return the first one's exit code."""
-        assert self._main is not None
         deadline = time.monotonic() + PATIENCE_S
         self.wait_for_acks(1 << 60)  # until the recording process ends
         while living := self.processes():
             assert time.monotonic() < deadline, f"still running: {living}"
-            time.sleep(0.01)
-        code = self._main.wait()
+            time.sleep(0.002)
         while select.select([self._pipe], [], [], 0)[0]:
             self.wait_for_acks(self.n_acks + 1)
-        assert self._main.stderr is not None
-        text = self._main.stderr.read().decode()
-        self._main.stderr.close()
-        assert code in (0, -signal.SIGKILL), text[-3000:]
-        return code
+        assert self._status in (0, -signal.SIGKILL), self._log.read_text()[-3000:]
+        return self._status
+
+    def inside(self, work: Callable[[], object]) -> int:
+        """Do work that opens HDF5 files in a process of its own; return its number, if one.
+
+        A process that has opened them may not be forked, and this one is, again and again.
+        """
+        result = self.directory.parent / "result"
+
+        def run() -> None:
+            result.write_text(str(work()))
+
+        self.start(run, "check", "check", RANDOM, 0)
+        code = self.wait()
+        assert code == 0, f"the check was ended by {code}"
+        text = result.read_text()
+        return int(text) if text.isdigit() else 0
 
     def close(self) -> None:
         """End what is left."""
         if self._main is not None:
             for pid in self.processes():
                 os.kill(pid, signal.SIGKILL)
-            self._main.wait()
-            if self._main.stderr is not None:
-                self._main.stderr.close()
+            if self._status is None:
+                os.waitpid(self._main, 0)
         os.close(self._pipe)
-
-
-def _role(process: psutil.Process) -> str:
-    command = " ".join(process.cmdline())
-    roles = {"writer_server": "writer", "engines.worker": "worker"}
-    return next((role for text, role in roles.items() if text in command), "main")
 
 
 @contextmanager
@@ -226,11 +240,12 @@ def _run(run: Session, trial: Trial) -> Outcome:
         run.record("main", "slot sent", rng.randint(40, 120))
         assert run.wait() == -signal.SIGKILL, "the recording was not killed"
         if trial.role == "merge":
-            recover(run.directory)
-        run.start(_SCRIPTS[trial.role], str(run.directory), trial.role, trial.instant, trial.nth)
+            run.inside(partial(recover, run.directory))
+        work = partial(_WORK[trial.role], run.directory)
+        run.start(work, trial.role, trial.role, trial.instant, trial.nth)
         if trial.instant == RANDOM:
-            time.sleep(rng.uniform(0.3, 1.0))
-            _kill(run, "main", "alone", rng)
+            time.sleep(rng.uniform(0, 0.1))
+            _kill(run, trial.role, "alone", rng)
         code = run.wait()
     else:
         run.record(trial.role, trial.instant, trial.nth)
@@ -241,16 +256,21 @@ def _run(run: Session, trial: Trial) -> Outcome:
         code = run.wait()
     assert trial.instant == RANDOM or not run.fuse.exists(), f"never reached: {trial.instant}"
     is_finished = code == 0 and trial.role == "writer" and trial.who == "alone"
-    result = recover(run.directory)
-    assert exit_code(result) == 0, "; ".join(map(str, result))
-    assert not recover(run.directory), "a second recover found something"
-    merge_experiment(run.directory)
-    rows = check(run.directory, run.acks, trial.shape, is_finished)
+    rows = run.inside(partial(_rows_after_recovery, run.directory, run.acks, trial, is_finished))
     _check_nothing_left(run)
     return Outcome(trial.kills, rows)
 
 
-_SCRIPTS = {"recover": "recovering.py", "merge": "merging.py"}
+def _rows_after_recovery(directory: Path, acks: Acks, trial: Trial, is_finished: bool) -> int:
+    """Recover, merge, compare with what was acknowledged; return the rows compared."""
+    result = recover(directory)
+    assert exit_code(result) == 0, "; ".join(map(str, result))
+    assert not recover(directory), "a second recover found something"
+    merge_experiment(directory)
+    return check(directory, acks, trial.shape, is_finished)
+
+
+_WORK = {"recover": recover, "merge": merge_experiment}
 
 
 def _kill(run: Session, role: str, who: str, rng: random.Random) -> None:
@@ -284,6 +304,22 @@ NAMED = [
 ]
 NAMED += [("workers", "main", RANDOM)] * 3
 N_NAMED = len(NAMED)
+
+
+_PHASES = {
+    **dict.fromkeys(LOGGING, "logging"),
+    "slot sent": "logging",
+    **dict.fromkeys(["part created", "part published", "part opened"], "making the part"),
+    **dict.fromkeys([*DRAIN, "slot returned"], "writing chunks"),
+    "rows salvaged": "taking over",
+    **dict.fromkeys(JOURNAL, "changing the part"),
+    **dict.fromkeys([*PUBLISH, "buffer removed", "seal returned"], "publishing"),
+}
+
+
+def phase_of(instant: str) -> str:
+    """Return the phase of the protocol that an instant belongs to."""
+    return _PHASES.get(instant, instant)
 
 
 def trials(rng: random.Random) -> Iterator[Trial]:

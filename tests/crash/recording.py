@@ -1,8 +1,6 @@
-"""The recording process of a crash trial: ``recording.py TRIAL_JSON``."""
+"""What the recording process of a crash trial does."""
 
-import json
 import os
-import sys
 from pathlib import Path
 
 from crash.known import Log
@@ -12,7 +10,7 @@ from shardwriter.engines.local import run_local
 from shardwriter.recorder import Recorder
 
 
-def main(trial: dict) -> None:
+def record(trial: dict) -> None:
     directory = Path(trial["directory"])
     where = trial["buffer_dir"]
     config = RecorderConfig(
@@ -34,6 +32,3 @@ def main(trial: dict) -> None:
         else:
             for _ in range(trial["episodes"]):
                 rollout(recorder.start_episode())
-
-
-main(json.loads(sys.argv[1]))
