@@ -134,8 +134,8 @@ def _lz4(data: bytes) -> bytes:
 
 
 @cache
-def optional(module: str) -> ModuleType:
-    """Import a package of the extra ``codecs``.
+def optional(module: str, extra: str = "codecs") -> ModuleType:
+    """Import a package that an extra brings.
 
     Raises
     ------
@@ -145,7 +145,7 @@ def optional(module: str) -> ModuleType:
     try:
         return import_module(module)
     except ImportError as error:
-        raise MissingDependency(module.partition(".")[0], "codecs") from error
+        raise MissingDependency(module.partition(".")[0], extra) from error
 
 
 @dataclass(slots=True)

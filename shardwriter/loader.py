@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -27,6 +27,7 @@ from shardwriter.errors import (
 )
 from shardwriter.experiment_groups import ExperimentGroups, OwnFiles, OwnGroups
 from shardwriter.global_heap import check_heaps
+from shardwriter.interop.pandas import index_to_dataframe
 from shardwriter.layout import (
     INDEX,
     MASTER,
@@ -51,6 +52,9 @@ from shardwriter.untrusted import (
     read_attributes_of,
     readable,
 )
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 __all__ = ["ExperimentLoader", "ShardWarning", "quick_load"]
 
@@ -179,6 +183,18 @@ class ExperimentLoader:
     def episode_index(self) -> np.ndarray[Any, Any]:
         """One row per episode: id, status, steps, spikes, reward, seed, times, rows, shard."""
         return np.array(self._index)
+
+    def to_dataframe(self) -> "DataFrame":
+        """Return the episode index as a pandas table, one row per episode, by ``episode_id``.
+
+        Times are UTC; ``rows_…`` is NA where an episode has no such table.
+
+        Raises
+        ------
+        MissingDependency
+            pandas is not installed.
+        """
+        return index_to_dataframe(self._index)
 
     def list_episodes(self) -> list[int]:
         """Return the ids of all episodes, in order."""

@@ -5,11 +5,13 @@ Invariant: every getter gives the same form whether or not the episode has such 
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import h5py
 import numpy as np
 
+from shardwriter.interop.neo import episode_to_neo
+from shardwriter.interop.xarray import episode_to_xarray
 from shardwriter.layout import (
     BEHAVIOR,
     EVENTS,
@@ -24,6 +26,10 @@ from shardwriter.layout import (
 )
 from shardwriter.spikes import SpikeTrain
 from shardwriter.units import Units
+
+if TYPE_CHECKING:
+    from neo import Block
+    from xarray import DataTree
 
 __all__ = ["EpisodeSource", "RecordedEpisode"]
 
@@ -97,6 +103,51 @@ class RecordedEpisode:
     def get_units(self) -> Units:
         """Return the units of the experiment's fields, and ``dt``."""
         return self._units()
+
+    def to_xarray(self, *, chunks: int | None = None) -> "DataTree[Any]":
+        """Return the episode as an xarray tree, one dataset for each table.
+
+        ``tree["neural_states"]["membrane_potential"]`` has the dimensions ``timestep`` and
+        ``neuron``, the coordinates ``timestep`` and, with ``dt``, ``time`` in seconds, and its
+        unit as the attribute ``units``. Spikes are a dataset over ``spike``, weight changes over
+        ``change``, events over ``event``.
+
+        Parameters
+        ----------
+        chunks
+            Rows of a block: neural states and behaviour become Dask arrays, which are read when
+            they are computed, in this process and while the loader is open. None reads at once.
+
+        Raises
+        ------
+        MissingDependency
+            xarray, or Dask where it is needed, is not installed.
+        """
+        return episode_to_xarray(self, chunks=chunks)
+
+    def to_neo(self, *, dt: float | None = None, n_neurons: int | None = None) -> "Block":
+        """Return the episode as a Neo block of one segment, as Elephant takes it.
+
+        A spike train for each neuron that fired, in seconds, with the annotation ``neuron_id``;
+        an analog signal (time, channel) for each field, irregularly sampled where its timesteps
+        are; events by type. A unit that Neo does not know becomes the annotation
+        ``recorded_unit``.
+
+        Parameters
+        ----------
+        dt
+            Seconds of a timestep; by default what ``save_units`` was given.
+        n_neurons
+            Give the neurons 0 to `n_neurons` a train each, silent ones too.
+
+        Raises
+        ------
+        MissingDependency
+            Neo is not installed.
+        ConfigError
+            Nobody said what a timestep is in seconds.
+        """
+        return episode_to_neo(self, dt=dt, n_neurons=n_neurons)
 
     def get_neural_states(self, start: int | None = None, stop: int | None = None) -> Columns:
         """Return ``timesteps`` (S,) and each field ``(S, *shape)``."""
