@@ -128,7 +128,7 @@ def read_previous(path: Path) -> Previous | None:
     if not path.exists():
         return None
     try:
-        with opened(path) as root:
+        with opened(path, is_master=True) as root:
             check_format(path, read_attributes_of(path, root))
             names = entries(path, root)
             if INDEX.encode() not in names:

@@ -10,15 +10,23 @@ from shardwriter.errors import ShardDamaged
 
 __all__ = ["check_heaps"]
 
-_HEAP = b"GCOL\x01\0\0\0"
+_HEAP = b"GCOL\x01"  # HDF5 ignores the three reserved bytes that follow
 _HEAP_SEARCH = 128 * 1024
+_MOST_SEARCHED = 256 << 20
 
 
-def check_heaps(path: Path) -> None:
+def check_heaps(path: Path, *, whole: bool = False) -> None:
     """Refuse a file whose global heaps, where texts are, would keep HDF5 busy for ever.
 
     HDF5 does not guard these blocks by checksums, and one entry of length 0 makes its reader loop.
-    Both ends of the file are searched, where writers of this package put them.
+
+    Parameters
+    ----------
+    path
+        The file.
+    whole
+        Search all of it where it has up to 256 MiB, as for a master, which is nothing but such
+        blocks and small objects; else both ends, where this package puts the heaps of a shard.
 
     Raises
     ------
@@ -28,8 +36,10 @@ def check_heaps(path: Path) -> None:
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            parts = [file.read(_HEAP_SEARCH)]
-            if size > _HEAP_SEARCH:
+            parts = [
+                file.read(_MOST_SEARCHED if whole and size <= _MOST_SEARCHED else _HEAP_SEARCH)
+            ]
+            if size > len(parts[0]):
                 file.seek(max(_HEAP_SEARCH, size - _HEAP_SEARCH))
                 parts.append(file.read())
     except OSError as error:

@@ -408,7 +408,7 @@ def open_index(path: Path) -> tuple[h5py.File, np.ndarray[Any, Any]]:
         It is of another format or version, or cannot be read.
     """
     try:
-        check_heaps(path)
+        check_heaps(path, whole=True)
         file = published_file(path)
     except (OSError, ShardDamaged) as error:
         raise FormatError(path, "an HDF5 file", str(error)) from error

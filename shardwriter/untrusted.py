@@ -77,7 +77,7 @@ def readable(path: Path, place: str = "structure") -> Iterator[None]:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[h5g.GroupID]:
+def opened(path: Path, *, is_master: bool = False) -> Iterator[h5g.GroupID]:
     """Open a file to read, and give its root; all that was opened in it is closed at the end.
 
     Raises
@@ -85,7 +85,7 @@ def opened(path: Path) -> Iterator[h5g.GroupID]:
     ShardDamaged
         It is no HDF5 file, or what is read in the block cannot be.
     """
-    check_heaps(path)
+    check_heaps(path, whole=is_master)
     try:
         file = open_published(path)
     except OSError as error:

@@ -386,3 +386,19 @@ def test_a_described_file_is_left_closed(experiment: Path) -> None:
         if os.path.islink(link)
     ]
     assert os.fspath(shard(experiment, 1)) not in held
+
+
+def test_a_heap_in_the_middle_of_a_master_is_refused(experiment: Path) -> None:
+    master = experiment / MASTER
+    data = bytearray(master.read_bytes())
+    heap = data.index(b"GCOL\x01")
+    data[heap + 6] = 0x5A  # a reserved byte, which HDF5 ignores
+    data[heap + 16 : heap + 32] = bytes(16)
+    far = 200 * 1024
+    assert len(data) - heap > far  # neither of both ends
+    master.write_bytes(data)
+    with pytest.raises(FormatError, match="global heap"):
+        ExperimentLoader(experiment)
+    report = merge_experiment(experiment)  # the old master is of no use, and in nobody's way
+    with ExperimentLoader(report) as loader:
+        assert len(loader) == 2
