@@ -16,10 +16,23 @@ import h5py
 from shardwriter.errors import ConfigError, ExperimentNotFound
 from shardwriter.groups import plain, read_attributes, write_attributes, write_tree
 from shardwriter.journal import sync_directory
-from shardwriter.layout import ATTRIBUTES, CONFIG_JSON, EXPERIMENT, SHARDS
+from shardwriter.layout import (
+    ATTRIBUTES,
+    CONFIG_JSON,
+    EXPERIMENT,
+    SHARDS,
+    temporary_files,
+    temporary_path,
+)
+from shardwriter.process import Identity
 from shardwriter.tree import TreeError, flatten
 
-__all__ = ["ExperimentFiles", "new_experiment_directory", "sparse_or_dense"]
+__all__ = [
+    "ExperimentFiles",
+    "new_experiment_directory",
+    "remove_unfinished",
+    "sparse_or_dense",
+]
 
 
 class ExperimentFiles:
@@ -82,7 +95,7 @@ class ExperimentFiles:
         """Write the configuration for people, beside the master."""
         content = {"recorder": recorder, "config": config}
         path = self._directory / CONFIG_JSON
-        temporary = path.with_name(f".{path.name}.tmp")
+        temporary = temporary_path(path, Identity.own().label)
         temporary.write_text(json.dumps(content, indent=2, default=plain, ensure_ascii=False))
         temporary.replace(path)
 
@@ -90,7 +103,7 @@ class ExperimentFiles:
         leaves = flatten(data)
         path = self._directory / EXPERIMENT / f"{name}.h5"
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
+        temporary = temporary_path(path, Identity.own().label)
         try:
             with h5py.File(temporary, "w", libver=("v108", "v114")) as file:
                 write_attributes(file, attributes)
@@ -100,6 +113,14 @@ class ExperimentFiles:
             temporary.unlink(missing_ok=True)
             raise
         sync_directory(path.parent)
+
+
+def remove_unfinished(directory: Path) -> None:
+    """Remove what processes that are dead had begun to write of an experiment's own files."""
+    for path, owner in temporary_files(directory).items():
+        process = Identity.from_label(owner)
+        if process is not None and process.state == "dead":
+            path.unlink(missing_ok=True)
 
 
 def sparse_or_dense(weights: Any) -> Any:

@@ -34,14 +34,18 @@ __all__ = [
     "buffer_name",
     "episode_group",
     "episode_shards",
+    "group_id",
     "is_pack_name",
     "is_scratch_name",
     "leftover_episodes",
     "leftovers_in",
     "listed_episodes",
     "pack_name",
+    "packed_shards",
     "scratch_name",
     "shard_id",
+    "temporary_files",
+    "temporary_path",
     "unfinished_buffers",
     "unfinished_episodes",
 ]
@@ -96,6 +100,17 @@ _UNFINISHED_NAME = re.compile(r"episode_(\d{4,})\.(?:buffer|h5\.part|h5\.journal
 def episode_group(episode: int) -> str:
     """Return an episode's group in shard and master, ``episodes/episode_0003``."""
     return f"{EPISODES}/episode_{episode:04d}"
+
+
+def group_id(name: str) -> int:
+    """Return the id of the episode whose group below ``episodes/`` has that name.
+
+    Raises
+    ------
+    ValueError
+        It is no such name.
+    """
+    return int(name.removeprefix("episode_"))
 
 
 class EpisodePaths:
@@ -161,8 +176,12 @@ def listed_episodes(directory: Path) -> dict[int, Path]:
 
 def episode_shards(directory: Path) -> list[Path]:
     """Return every file of finished episodes: shards in order of id, then packed ones."""
-    packs = _matching(directory, _PACK_NAME)
-    return [*listed_episodes(directory).values(), *packs.values()]
+    return [*listed_episodes(directory).values(), *packed_shards(directory)]
+
+
+def packed_shards(directory: Path) -> list[Path]:
+    """Return the shards of many episodes, in order."""
+    return list(_matching(directory, _PACK_NAME).values())
 
 
 def pack_name(number: int) -> str:
@@ -205,6 +224,17 @@ def buffer_label(path: Path) -> str | None:
     """Return the owner in the name of a buffer that lies elsewhere, or of its scratch folder."""
     match = _BUFFER_NAME.fullmatch(path.name) or _SCRATCH_NAME.fullmatch(path.parent.name)
     return match[1] if match else None
+
+
+def temporary_path(path: Path, owner: str) -> Path:
+    """Return the hidden path under which a process writes a file of the experiment's own."""
+    return path.with_name(f".{path.name}~{owner}.tmp")
+
+
+def temporary_files(directory: Path) -> dict[Path, str]:
+    """Return the hidden files of ``temporary_path`` in an experiment, with their owners."""
+    found = [*directory.glob(".*~*.tmp"), *(directory / EXPERIMENT).rglob(".*~*.tmp")]
+    return {path: path.name.removesuffix(".tmp").rpartition("~")[2] for path in found}
 
 
 def scratch_name(owner: str, tag: str) -> str:

@@ -36,6 +36,7 @@ from shardwriter.layout import (
 )
 from shardwriter.memory import MemoryBudget, MemoryShare
 from shardwriter.open_episodes import OpenEpisodes
+from shardwriter.packed import packed_episodes
 from shardwriter.performance import Performance
 from shardwriter.process import Identity, make_room_for_files, uninterrupted
 from shardwriter.shard import Codecs
@@ -92,6 +93,7 @@ class Recorder:
         self._writers: list[WriterProcess] = []
         self._flusher: _Flusher | None = None
         self._next_id = 0
+        self._packed = packed_episodes(output_dir)  # no recorder makes one
         if not is_copy:
             self._warn_of_mapping()
         self._finalizer = weakref.finalize(self, _close_writers, self._writers)
@@ -210,6 +212,8 @@ class Recorder:
 
     def _claimed(self, episode_id: int) -> "_Claimed":
         paths = EpisodePaths(self.output_dir, checked_id(episode_id), self._new_scratch())
+        if paths.episode in self._packed:
+            raise EpisodeExists(paths.episode, self._packed[paths.episode])
         seed = episode_seed(self.config.seed, paths.episode)
         return _Claimed(paths, seed, self._claim(paths, seed))
 
@@ -221,7 +225,8 @@ class Recorder:
 
     def _claimed_next(self) -> "_Claimed":
         if self._next_id == 0:
-            taken = [*listed_episodes(self.output_dir), *unfinished_episodes(self.output_dir)]
+            finished = [*listed_episodes(self.output_dir), *self._packed]
+            taken = [*finished, *unfinished_episodes(self.output_dir)]
             self._next_id = max(taken, default=-1) + 1
         candidate = self._next_id  # of this thread's own, so that none is skipped
         while True:

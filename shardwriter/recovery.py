@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from shardwriter.abandoned import RecoveredEpisode, brought_to_end, foreseen, left_alone
 from shardwriter.errors import ExperimentNotFound, ShardDamaged
+from shardwriter.experiment_file import remove_unfinished
 from shardwriter.layout import (
     SHARDS,
     EpisodePaths,
@@ -20,6 +21,7 @@ from shardwriter.layout import (
     leftover_episodes,
     listed_episodes,
 )
+from shardwriter.packed import packed_episodes
 from shardwriter.published import published_file
 
 __all__ = ["RecoveredEpisode", "exit_code", "is_good", "missing", "recover", "recover_episode"]
@@ -66,6 +68,8 @@ def recover(
         )
     action = foreseen if dry_run else brought_to_end
     with _locked(shards, dry_run=dry_run):
+        if not dry_run:
+            remove_unfinished(directory)
         episodes = leftover_episodes(directory)
         bar = tqdm(episodes, desc="recover", unit="episode", disable=not progress)
         found = [
@@ -110,7 +114,7 @@ def missing(directory: Path, expected: Iterable[int]) -> list[int]:
         raise ExperimentNotFound(
             directory, f"an experiment with a folder {SHARDS}/", "give the directory of one"
         )
-    shards = listed_episodes(directory)
+    shards = packed_episodes(directory) | listed_episodes(directory)
     return [i for i in expected if i not in shards or not is_good(shards[i], i)]
 
 

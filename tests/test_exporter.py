@@ -2,6 +2,9 @@
 
 import json
 import re
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,9 @@ from known_episode import assert_same_tree
 from shardwriter import DataExporter, ExperimentLoader
 from shardwriter.episode import Episode
 from shardwriter.errors import ConfigError, EpisodeEnded, WriterFailed
+from shardwriter.layout import temporary_path
+from shardwriter.process import Identity
+from shardwriter.recovery import recover
 
 BAD_OPTIONS = [
     ("experiment_name", "", "a name without slashes"),
@@ -326,3 +332,27 @@ def test_the_handle_of_an_ended_episode_refuses(tmp_path: Path) -> None:
         episodes.append(exporter.start_episode())
     with pytest.raises(EpisodeEnded):
         episodes[0].log_timestep(0)
+
+
+@pytest.mark.parametrize("call", ["save_checkpoint('best', {'w': 1})", "save_config({'w': 1})"])
+def test_what_a_killed_save_had_begun_is_removed_by_a_recovery(tmp_path: Path, call: str) -> None:
+    script = f"""
+        import os, sys
+        from pathlib import Path
+        from shardwriter import DataExporter
+        exporter = DataExporter("killed", sys.argv[1], progress=False)
+        Path.replace = lambda *_: os.kill(os.getpid(), 9)
+        exporter.{call}
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)]
+    assert subprocess.run(command, check=False).returncode == -9
+    (directory,) = tmp_path.iterdir()
+    (begun,) = directory.rglob(".*.tmp")
+    living = temporary_path(directory / "experiment" / "notes.h5", Identity.own().label)
+    living.touch()
+    recover(directory, dry_run=True)
+    assert begun.exists()
+    recover(directory)
+    assert not begun.exists()
+    assert living.exists()
+    living.unlink()

@@ -9,15 +9,17 @@ import pytest
 from merging import copied, master_content, record, shard, shards_content, stamps
 
 from merge import MergeOptions, merge_experiments, pack, pack_shards, relink, unpack, verify
-from shardwriter import ExperimentLoader
+from shardwriter import DataExporter, ExperimentLoader
 from shardwriter.cli import main
 from shardwriter.errors import (
     ConfigError,
+    EpisodeExists,
     ShardDamaged,
     ShardOutside,
     ShardsNotFound,
     TooManyShards,
 )
+from shardwriter.recovery import missing, recover
 
 MASTER = "experiment_data.h5"
 
@@ -165,3 +167,19 @@ def test_too_many_shards_are_not_concatenated(experiment: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert (experiment / MASTER).read_bytes() == before
+
+
+def test_packed_episodes_are_not_missing_and_keep_their_ids(
+    experiment: Path, tmp_path: Path
+) -> None:
+    few = pack_shards(experiment, tmp_path / "few", 2)
+    assert recover(few) == []
+    assert missing(few, range(7)) == [5, 6]
+    with DataExporter.resume(few, progress=False) as exporter:
+        with pytest.raises(EpisodeExists, match=r"pack_0001\.h5"):
+            exporter.start_episode(4)
+        with exporter.start_episode() as episode:
+            episode.log_timestep(0, behavior={"x": 1.0})
+    assert episode.id == 5
+    with ExperimentLoader(few) as loader:
+        assert loader.list_episodes() == [0, 1, 2, 3, 4, 5]
