@@ -28,6 +28,7 @@ _SPIKE_COLUMNS = (Column("neuron_ids", np.dtype(np.int32)),)
 _REWARD_COLUMNS = (Column("values", np.dtype(np.float64)),)
 _LAST_TIMESTEP = 2**63 - 1
 _LARGEST_ID = 2**31 - 1
+_PLAIN_NUMBERS = frozenset((float, np.float32, np.float64))
 
 
 class TimestepLog:
@@ -243,8 +244,9 @@ class TimestepLog:
     def _check_range(self, ids: Array) -> None:
         if len(ids) == 0:
             return
-        # Several times faster than min() and max(), which go through NumPy's reductions.
-        low, high = ids[ids.argmin()], ids[ids.argmax()]
+        # Several times faster than min() and max(), which go through NumPy's reductions; and ints
+        # compare faster than NumPy's scalars.
+        low, high = ids.item(ids.argmin()), ids.item(ids.argmax())
         lowest, largest = (0, self._checks.largest_id) if self._checks else (-(2**31), _LARGEST_ID)
         if low < lowest or high > largest:
             got = str(low if low < lowest else high)
@@ -273,6 +275,8 @@ class TimestepLog:
         return np.repeat(steps, counts), np.concatenate(each)
 
     def _reward(self, reward: Any) -> float:
+        if type(reward) in _PLAIN_NUMBERS:
+            return float(reward)
         if isinstance(reward, (str, bytes)):
             raise FieldError(self._episode, "reward", "a number", repr(reward), "pass a float")
         if hasattr(reward, "detach"):  # a PyTorch tensor, which may require a gradient
