@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from merge.differences import SchemaDifference
 
@@ -47,6 +48,25 @@ class MergeReport:
     renumbered: dict[int, tuple[Path, int]]
     differences: tuple[SchemaDifference, ...]
     root: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return {
+            "path": str(self.path),
+            "episodes": self.episodes,
+            "added": list(self.added),
+            "changed": list(self.changed),
+            "removed": list(self.removed),
+            "renumbered": {
+                str(episode): {"path": str(path), "episode": original}
+                for episode, (path, original) in self.renumbered.items()
+            },
+            "differences": {
+                each.field: [[dtype, list(shape)] for dtype, shape in each.forms]
+                for each in self.differences
+            },
+            "root": str(self.root),
+        }
 
     @property
     def leaves_folder(self) -> bool:

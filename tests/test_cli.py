@@ -11,6 +11,7 @@ from known_episode import KnownEpisode
 
 from shardwriter import DataExporter
 from shardwriter.cli import main
+from shardwriter.cli.main import parser
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +121,52 @@ def test_the_command_is_installed_with_the_package() -> None:
     command = [sys.executable, "-m", "shardwriter", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.startswith("shardwriter ")
+
+
+@pytest.mark.parametrize("arguments", [["missing", "--expected", "4"], ["merge"], ["verify"]])
+def test_reports_for_programs_are_json(
+    directory: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, *others = arguments
+    assert main([command, str(directory), *others, "--json", "--quiet"]) in (0, 1)
+    output = capsys.readouterr()
+    assert json.loads(output.out) is not None
+    assert output.err == ""
+
+
+def test_packing_for_programs_says_where_and_how_much(
+    directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packed = tmp_path / "packed.h5"
+    assert main(["pack", str(directory), "-o", str(packed), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "path": str(packed),
+        "bytes": packed.stat().st_size,
+    }
+    assert main(["unpack", str(packed), "-o", str(tmp_path / "again"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["path"] == str(tmp_path / "again")
+
+
+def test_every_command_has_examples_and_can_be_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    (commands,) = (a.choices for a in parser()._actions if isinstance(a.choices, dict))
+    assert len(commands) >= 11
+    for name, command in commands.items():
+        assert f"examples:\n  shardwriter {name} " in command.format_help().replace(
+            "shardwriter demo\n", "shardwriter demo \n"
+        )
+        assert "--quiet" in command.format_help()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_shell_can_complete_the_commands(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert all(name in script for name in ("merge", "watch", "--renumber"))
+    if shell == "bash":
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+def test_help_does_not_load_the_libraries() -> None:
+    code = "import sys, shardwriter.cli.main as m; m.parser().format_help(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"h5py", "numpy", "matplotlib", "tqdm", "shtab"} & set(done.stdout.split())

@@ -5,10 +5,11 @@ import sys
 import numpy as np
 import pytest
 
-from shardwriter.errors import MissingDependency
+from shardwriter.errors import ConfigError, MissingDependency
 from shardwriter.exporter import DataExporter
 from shardwriter.loader import ExperimentLoader
-from shardwriter.plot import PALETTE, plot_episode
+from shardwriter.plot import PALETTE, plot_episode, plot_experiment
+from shardwriter.plot.overview import draw_overview
 from shardwriter.plot.panels import draw
 from shardwriter.plot.recording import read_recording
 
@@ -119,7 +120,7 @@ def test_one_timestep_is_drawn(tmp_path):
 
 def test_a_position_in_three_dimensions_is_seen_from_above(tmp_path):
     figure = drawn(record(tmp_path, logs({"position"}, dimensions=3)))
-    assert {"y"} == labels(figure) - {"timestep"}
+    assert {"y", "lever"} == labels(figure)
 
 
 def test_a_vector_that_is_no_position_is_not_a_path(tmp_path):
@@ -222,5 +223,40 @@ def test_without_matplotlib_the_error_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with ExperimentLoader(directory) as loader, pytest.raises(MissingDependency) as caught:
         plot_episode(loader.get_episode(0), tmp_path / "no.png")
-    assert "shardwriter[demo]" in str(caught.value)
+    assert "shardwriter[plot]" in str(caught.value)
     assert not (tmp_path / "no.png").exists()
+
+
+def test_only_the_fields_asked_for_are_drawn(tmp_path):
+    directory = record(tmp_path, logs(ALL))
+    with ExperimentLoader(directory) as loader:
+        recording = read_recording(loader.get_episode(0), None, None, ["spikes", "lever"])
+        assert labels(draw(recording)) == {"neuron", "spikes / step", "lever"}
+        with pytest.raises(ConfigError, match="behavior/lever"):
+            plot_episode(loader.get_episode(0), tmp_path / "a.png", fields=["levre"])
+        with pytest.raises(ConfigError, match=r"\.png, \.pdf"):
+            plot_episode(loader.get_episode(0), tmp_path / "a.jpg")
+    assert not list(tmp_path.glob("a.*"))
+
+
+def test_a_long_behaviour_keeps_its_extremes(tmp_path):
+    def log(episode, t, rng):
+        episode.log_timestep(t, behavior={"force": 50.0 if t == 7_777 else 0.0})
+
+    axes = drawn(record(tmp_path, log, steps=9_000)).axes[0]
+    assert max(path.vertices[:, 1].max() for path in axes.collections[0].get_paths()) == 50.0
+    assert len(axes.lines[0].get_xdata()) < 5_000
+
+
+def test_all_episodes_are_drawn_from_the_index(tmp_path):
+    with DataExporter("many", tmp_path, progress=False) as exporter:
+        for episode_id in range(12):
+            episode = exporter.start_episode(episode_id)
+            episode.log_timesteps(np.arange(5), spikes=np.ones((5, 3)), reward=np.ones(5))
+            episode.end(success=episode_id != 4)
+    with ExperimentLoader(exporter.output_dir) as loader:
+        assert plot_experiment(loader, tmp_path / "all.pdf").stat().st_size > 1_000
+        figure = draw_overview(loader)
+    assert len(figure.axes) == 3
+    assert figure.axes[0].get_ylabel().startswith("return")
+    assert sum(len(line.get_xdata()) for line in figure.axes[1].lines) == 12

@@ -1,12 +1,47 @@
-"""What several commands read from the command line: ids of episodes, counts."""
+"""What several commands share: how they are added, ids of episodes, counts, progress."""
 
 import argparse
+import json
+import sys
 from typing import TypeAlias
 
-__all__ = ["Parser", "Subparsers", "episode_ids", "expected_ids", "positive"]
+__all__ = [
+    "Parser",
+    "Subparsers",
+    "add_command",
+    "episode_ids",
+    "expected_ids",
+    "positive",
+    "print_json",
+    "shows_progress",
+]
 
 Parser: TypeAlias = argparse.ArgumentParser
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def add_command(
+    commands: Subparsers, common: Parser, name: str, help_text: str, description: str, examples: str
+) -> Parser:
+    """Add a command whose help ends with examples, one a line; return its parser."""
+    return commands.add_parser(
+        name,
+        parents=[common],
+        help=help_text,
+        description=description,
+        epilog="examples:\n" + "\n".join(f"  {line}" for line in examples.strip().splitlines()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def shows_progress(options: argparse.Namespace) -> bool:
+    """Tell whether to draw progress bars: on a terminal, unless ``--quiet``."""
+    return sys.stderr.isatty() and not options.quiet
+
+
+def print_json(value: object) -> None:
+    """Print a value for programs."""
+    print(json.dumps(value, indent=2))
 
 
 def positive(text: str) -> int:

@@ -4,21 +4,37 @@ import argparse
 import os
 from pathlib import Path
 
-from shardwriter.cli.arguments import Parser, Subparsers, positive
+from shardwriter.cli.arguments import (
+    Parser,
+    Subparsers,
+    add_command,
+    positive,
+    print_json,
+    shows_progress,
+)
 
 __all__ = ["add_to"]
 
 
 def add_to(commands: Subparsers, common: Parser) -> None:
     """Add the command to the parser."""
-    demo = commands.add_parser(
-        "demo", parents=[common], help="record, merge and draw a foraging spiking network"
+    demo = add_command(
+        commands,
+        common,
+        "demo",
+        "record, merge and draw a foraging spiking network",
+        "Record agents whose spiking networks learn to forage, merge, read back and draw them.",
+        """
+shardwriter demo
+shardwriter demo --episodes 2 --steps 5000 --output /tmp/demo
+""",
     )
     demo.add_argument("--episodes", type=positive, default=8, metavar="N")
     demo.add_argument("--workers", type=positive, metavar="N", help="default: one per core")
     demo.add_argument("--steps", type=positive, default=20_000, metavar="N", help="per episode")
     demo.add_argument("--output", type=Path, default=Path("experiments"), metavar="DIR")
     demo.add_argument("--seed", type=int, default=1, metavar="N")
+    demo.add_argument("--json", action="store_true", help="for programs")
     demo.set_defaults(action=_demo)
 
 
@@ -26,6 +42,16 @@ def _demo(options: argparse.Namespace) -> int:
     from shardwriter import demo
 
     workers = options.workers or len(os.sched_getaffinity(0))
-    result = demo.run(options.output, options.episodes, options.steps, workers, options.seed)
-    print(demo.summary_text(result))
+    result = demo.run(
+        options.output,
+        options.episodes,
+        options.steps,
+        workers,
+        options.seed,
+        progress=None if shows_progress(options) else False,
+    )
+    if options.json:
+        print_json(demo.summary_json(result))
+    else:
+        print(demo.summary_text(result))
     return 0

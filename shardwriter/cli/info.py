@@ -1,17 +1,26 @@
 """``shardwriter info``: say what an experiment holds."""
 
 import argparse
-import json
 from pathlib import Path
 
-from shardwriter.cli.arguments import Parser, Subparsers
+from shardwriter.cli.arguments import Parser, Subparsers, add_command, print_json
 
 __all__ = ["add_to"]
 
 
 def add_to(commands: Subparsers, common: Parser) -> None:
     """Add the command to the parser."""
-    info = commands.add_parser("info", parents=[common], help="say what an experiment holds")
+    info = add_command(
+        commands,
+        common,
+        "info",
+        "say what an experiment holds",
+        "Say what an experiment holds: episodes, steps, every recorded field and its size.",
+        """
+shardwriter info experiments/maze_20250601_120000
+shardwriter info experiments/maze_20250601_120000 --json | jq .episodes
+""",
+    )
     info.add_argument("directory", type=Path, metavar="DIR", help="experiment or master file")
     info.add_argument("--performance", action="store_true", help="also say what recording cost")
     info.add_argument("--json", action="store_true", help="for programs")
@@ -22,7 +31,10 @@ def _info(options: argparse.Namespace) -> int:
     from shardwriter.info import experiment_info, info_text, performance_report
 
     info = experiment_info(options.directory)
-    print(json.dumps(info, indent=2) if options.json else info_text(info))
-    if options.performance and not options.json:
+    if options.json:
+        print_json(info)
+        return 0
+    print(info_text(info))
+    if options.performance:
         print(f"\n{performance_report(info)}")
     return 0

@@ -6,12 +6,38 @@ import sys
 from collections.abc import Callable, Sequence
 
 from shardwriter import __version__
-from shardwriter.cli import demo, info, merge, missing, pack, recover, relink, verify
+from shardwriter.cli import (
+    completion,
+    demo,
+    info,
+    merge,
+    missing,
+    pack,
+    plot,
+    recover,
+    relink,
+    verify,
+    watch,
+)
 from shardwriter.errors import ShardWriterError
 
-__all__ = ["main"]
+__all__ = ["main", "parser"]
 
-_COMMANDS = (merge, verify, pack, relink, recover, missing, info, demo)  # in the order of --help
+# In the order of --help.
+_COMMANDS = (
+    info, plot, watch, merge, verify, pack, relink, recover, missing, demo, completion,
+)  # fmt: skip
+
+_EPILOG = """
+exit codes:
+  0    done
+  1    an error, one line on stderr; or problems that `verify` found
+  2    wrong usage
+  3    recovered, but rows were lost, which takes damaged files
+  130  Ctrl-C
+
+A command's own help has examples: shardwriter merge --help
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 for success, 1 for an error (one line on stderr), 2 for wrong usage, 130 for Ctrl-C.
     """
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     action: Callable[[argparse.Namespace], int] = options.action
     try:
         code = action(options)
@@ -40,15 +66,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--debug", action="store_true", help="show tracebacks of errors")
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    common = _common()
+    whole = argparse.ArgumentParser(
         prog="shardwriter",
         description="Record parallel episodes into shards; merge and inspect them.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"shardwriter {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    whole.add_argument("--version", action="version", version=f"shardwriter {__version__}")
+    commands = whole.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in _COMMANDS:
         command.add_to(commands, common)
-    return parser
+    return whole
+
+
+def _common() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show tracebacks of errors")
+    common.add_argument("--quiet", "-q", action="store_true", help="no progress bars")
+    return common

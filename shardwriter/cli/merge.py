@@ -1,18 +1,34 @@
 """``shardwriter merge``: build the master file over all finished shards."""
 
 import argparse
-import sys
 from pathlib import Path
 
-from shardwriter.cli.arguments import Parser, Subparsers, expected_ids
+from shardwriter.cli.arguments import (
+    Parser,
+    Subparsers,
+    add_command,
+    expected_ids,
+    print_json,
+    shows_progress,
+)
 
 __all__ = ["add_to"]
 
 
 def add_to(commands: Subparsers, common: Parser) -> None:
     """Add the command to the parser."""
-    merge = commands.add_parser(
-        "merge", parents=[common], help="build the master file over all finished shards"
+    merge = add_command(
+        commands,
+        common,
+        "merge",
+        "build the master file over all finished shards",
+        "Build the master over all finished shards, or bring it up to date: only what is new is "
+        "read. Shards are never changed or deleted.",
+        """
+shardwriter merge experiments/maze_20250601_120000
+shardwriter merge experiments/maze_20250601_120000 --recover --expected 0:100
+shardwriter merge run_a run_b --renumber -o both.h5
+""",
     )
     merge.add_argument("directories", type=Path, nargs="+", metavar="EXPERIMENT_DIR")
     merge.add_argument("--output", "-o", type=Path, metavar="FILE", help="the master's path")
@@ -36,6 +52,7 @@ def add_to(commands: Subparsers, common: Parser) -> None:
         "--concat", action="store_true", help="add datasets over all episodes, for few shards"
     )
     merge.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    merge.add_argument("--json", action="store_true", help="for programs")
     merge.set_defaults(action=_merge)
 
 
@@ -52,12 +69,16 @@ def _merge(options: argparse.Namespace) -> int:
         rebuild=options.rebuild,
         concat=options.concat,
         dry_run=options.dry_run,
-        progress=sys.stderr.isatty(),
+        progress=shows_progress(options),
     )
     code = 0
     if options.recover and not options.dry_run:
-        code = max(_sealed(directory) for directory in options.directories)
+        code = max(_sealed(directory, options) for directory in options.directories)
     report = merge_experiments(options.directories, options.output, chosen)
+    if options.json:
+        left = {str(path): unfinished_episodes(path) for path in options.directories}
+        print_json({**report.to_json(), "unfinished": left})
+        return code
     print(report_text(report, is_dry=options.dry_run))
     for directory in options.directories:
         unfinished = unfinished_episodes(directory)
@@ -67,10 +88,10 @@ def _merge(options: argparse.Namespace) -> int:
     return code
 
 
-def _sealed(directory: Path) -> int:
+def _sealed(directory: Path, options: argparse.Namespace) -> int:
     from shardwriter.recovery import exit_code, recover
 
-    episodes = recover(directory, progress=sys.stderr.isatty())
-    for episode in episodes:
+    episodes = recover(directory, progress=shows_progress(options))
+    for episode in () if options.json else episodes:
         print(episode)
     return exit_code(episodes)

@@ -1,48 +1,84 @@
 """``shardwriter pack`` and ``shardwriter unpack``: fewer files, and back."""
 
 import argparse
-import sys
 from pathlib import Path
 
-from shardwriter.cli.arguments import Parser, Subparsers, positive
+from shardwriter.cli.arguments import (
+    Parser,
+    Subparsers,
+    add_command,
+    positive,
+    print_json,
+    shows_progress,
+)
 
 __all__ = ["add_to"]
 
 
 def add_to(commands: Subparsers, common: Parser) -> None:
     """Add the commands to the parser."""
-    pack = commands.add_parser(
-        "pack", parents=[common], help="write an experiment into one file, or into few shards"
+    pack = add_command(
+        commands,
+        common,
+        "pack",
+        "write an experiment into one file, or into few shards",
+        "Write an experiment into one HDF5 file that needs no shards, or with --shards into a new "
+        "experiment of few files. The experiment itself stays as it is.",
+        """
+shardwriter pack experiments/maze_20250601_120000 -o maze.h5
+shardwriter pack experiments/maze_20250601_120000 --shards 16 -o packed
+""",
     )
     pack.add_argument("directory", type=Path, metavar="EXPERIMENT_DIR")
     pack.add_argument("--output", "-o", type=Path, required=True, metavar="PATH")
     pack.add_argument(
         "--shards", type=positive, metavar="N", help="an experiment of N shards, not one file"
     )
+    pack.add_argument("--json", action="store_true", help="for programs")
     pack.set_defaults(action=_pack)
 
-    unpack = commands.add_parser(
-        "unpack", parents=[common], help="write what was packed with one shard per episode again"
+    unpack = add_command(
+        commands,
+        common,
+        "unpack",
+        "write what was packed with one shard per episode again",
+        "Write what was packed as an experiment with one shard for each episode.",
+        """
+shardwriter unpack maze.h5 -o maze_again
+""",
     )
     unpack.add_argument("path", type=Path, metavar="FILE|DIR")
     unpack.add_argument("--output", "-o", type=Path, required=True, metavar="DIR")
+    unpack.add_argument("--json", action="store_true", help="for programs")
     unpack.set_defaults(action=_unpack)
 
 
 def _pack(options: argparse.Namespace) -> int:
     from merge import pack, pack_shards
 
-    shows = sys.stderr.isatty()
+    shows = shows_progress(options)
     if options.shards is None:
         path = pack(options.directory, options.output, progress=shows)
     else:
         path = pack_shards(options.directory, options.output, options.shards, progress=shows)
-    print(path)
+    _print(path, options)
     return 0
 
 
 def _unpack(options: argparse.Namespace) -> int:
     from merge import unpack
 
-    print(unpack(options.path, options.output, progress=sys.stderr.isatty()))
+    _print(unpack(options.path, options.output, progress=shows_progress(options)), options)
     return 0
+
+
+def _print(path: Path, options: argparse.Namespace) -> None:
+    if options.json:
+        print_json({"path": str(path), "bytes": _bytes(path)})
+    else:
+        print(path)
+
+
+def _bytes(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())

@@ -1,23 +1,30 @@
 """``shardwriter relink``: tell a master that was moved where its shards are."""
 
 import argparse
-import sys
 from pathlib import Path
 
-from shardwriter.cli.arguments import Parser, Subparsers
+from shardwriter.cli.arguments import Parser, Subparsers, add_command, print_json, shows_progress
 
 __all__ = ["add_to"]
 
 
 def add_to(commands: Subparsers, common: Parser) -> None:
     """Add the command to the parser."""
-    relink = commands.add_parser(
-        "relink", parents=[common], help="tell a master that was moved where its shards are"
+    relink = add_command(
+        commands,
+        common,
+        "relink",
+        "tell a master that was moved where its shards are",
+        "Tell a master that was moved without its shards, or whose shards were, where they are.",
+        """
+shardwriter relink both.h5 --shards experiments/run_a experiments/run_b
+""",
     )
     relink.add_argument("master", type=Path, metavar="MASTER")
     relink.add_argument(
         "--shards", type=Path, nargs="+", required=True, metavar="DIR", help="experiments"
     )
+    relink.add_argument("--json", action="store_true", help="for programs")
     relink.set_defaults(action=_relink)
 
 
@@ -25,6 +32,9 @@ def _relink(options: argparse.Namespace) -> int:
     from merge import relink
     from merge.report import report_text
 
-    report = relink(options.master, options.shards, progress=sys.stderr.isatty())
-    print(report_text(report))
+    report = relink(options.master, options.shards, progress=shows_progress(options))
+    if options.json:
+        print_json(report.to_json())
+    else:
+        print(report_text(report))
     return 0

@@ -1,23 +1,33 @@
 """``shardwriter verify``: check that everything is there and as it was."""
 
 import argparse
-import json
-import sys
 from pathlib import Path
 
-from shardwriter.cli.arguments import Parser, Subparsers, expected_ids
+from shardwriter.cli.arguments import (
+    Parser,
+    Subparsers,
+    add_command,
+    expected_ids,
+    print_json,
+    shows_progress,
+)
 
 __all__ = ["add_to"]
 
 
 def add_to(commands: Subparsers, common: Parser) -> None:
     """Add the command to the parser."""
-    verify = commands.add_parser(
+    verify = add_command(
+        commands,
+        common,
         "verify",
-        parents=[common],
-        help="check that everything is there and as it was",
-        description="Check an experiment, a master, a packed file or a shard. "
+        "check that everything is there and as it was",
+        "Check an experiment, a master, a packed file or a shard. "
         "Exit code: 0 sound, 1 problems, each with its mend.",
+        """
+shardwriter verify experiments/maze_20250601_120000
+shardwriter verify experiments/maze_20250601_120000 --deep --expected 0:100
+""",
     )
     verify.add_argument("path", type=Path, metavar="FILE|DIR")
     verify.add_argument("--deep", action="store_true", help="decode and compare every chunk")
@@ -35,7 +45,10 @@ def _verify(options: argparse.Namespace) -> int:
         deep=options.deep,
         expected=options.expected,
         root=options.root,
-        progress=sys.stderr.isatty(),
+        progress=shows_progress(options),
     )
-    print(json.dumps(report.to_json(), indent=2) if options.json else report)
+    if options.json:
+        print_json(report.to_json())
+    else:
+        print(report)
     return 0 if report.is_sound else 1

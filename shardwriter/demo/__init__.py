@@ -24,7 +24,7 @@ from shardwriter.layout import MASTER
 from shardwriter.loader import ExperimentLoader
 from shardwriter.plot import plot_episode
 
-__all__ = ["DemoResult", "run", "summary_text"]
+__all__ = ["DemoResult", "run", "summary_json", "summary_text"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +52,12 @@ class DemoResult:
 
 
 def run(
-    output: Path, episodes: int = 8, steps: int = 20_000, workers: int = 2, seed: int = 1
+    output: Path,
+    episodes: int = 8,
+    steps: int = 20_000,
+    workers: int = 2,
+    seed: int = 1,
+    progress: bool | None = None,
 ) -> DemoResult:
     """Record foraging episodes in parallel, merge them, read them back and draw them.
 
@@ -64,6 +69,8 @@ def run(
         How many lives, of how many milliseconds each; learning shows from about 10,000.
     workers
         Processes at a time.
+    progress
+        Progress bars; None shows them on a terminal.
     seed
         Seed of the network, which all episodes share, and of the experiment.
 
@@ -79,7 +86,9 @@ def run(
     """
     circuit = Circuit(seed)
     live = partial(rollout, steps=steps, circuit_seed=seed)
-    with DataExporter("foraging", output, neural_sampling_rate=1, seed=seed) as exporter:
+    with DataExporter(
+        "foraging", output, neural_sampling_rate=1, seed=seed, progress=progress
+    ) as exporter:
         exporter.save_config(_config(circuit, steps, seed))
         exporter.save_network_structure(**circuit.structure())
         begin = time.perf_counter()
@@ -133,6 +142,18 @@ def _assess(directory: Path, steps: int, workers: int, wall_s: float) -> DemoRes
         stored_bytes=info["stored_bytes"],
         wall_s=wall_s,
     )
+
+
+def summary_json(result: DemoResult) -> dict[str, Any]:
+    """Return a result as JSON values."""
+    values = asdict(result)
+    return {
+        **values,
+        "directory": str(result.directory),
+        "master": str(result.master),
+        "pictures": [str(picture) for picture in result.pictures],
+        "food": result.food.tolist(),
+    }
 
 
 def summary_text(result: DemoResult) -> str:

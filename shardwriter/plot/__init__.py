@@ -1,7 +1,8 @@
-"""One picture of one recorded episode: what fired, what it earned, where it went.
+"""Pictures of an experiment: of one episode, and of all of them.
 
-It draws any episode; a group that was not recorded leaves its panel out. Two kinds of static data
-make it say more, if an episode has them:
+`plot_episode` draws what fired, what it earned, where it went; `plot_experiment` return, length
+and firing rate of every episode. They draw any recording; a group that was not recorded leaves its
+panel out. Two kinds of static data make the picture of an episode say more:
 
 ``units``
     text by field: ``timestep`` (``ms`` or ``s``: then rates are in hertz), ``weight``,
@@ -12,14 +13,21 @@ make it say more, if an episode has them:
 Matplotlib is imported by the functions that need it.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from shardwriter.errors import ConfigError
+from shardwriter.loader import ExperimentLoader
+from shardwriter.plot.overview import draw_overview
 from shardwriter.plot.panels import draw
 from shardwriter.plot.recording import read_recording
 from shardwriter.plot.style import PALETTE, STYLE, require_matplotlib
 from shardwriter.recorded_episode import RecordedEpisode
 
-__all__ = ["PALETTE", "STYLE", "plot_episode", "require_matplotlib"]
+_SUFFIXES = (".png", ".pdf", ".svg")
+
+__all__ = ["PALETTE", "STYLE", "plot_episode", "plot_experiment", "require_matplotlib"]
 
 
 def plot_episode(
@@ -28,6 +36,8 @@ def plot_episode(
     *,
     start: int | None = None,
     stop: int | None = None,
+    fields: Sequence[str] | None = None,
+    units: Mapping[str, str] | None = None,
 ) -> Path:
     """Draw an episode, or its timesteps ``start <= t < stop``, into an image file.
 
@@ -39,6 +49,12 @@ def plot_episode(
         The file; its suffix chooses the format (``.png``, ``.pdf``, ``.svg``).
     start, stop
         Window of timesteps; None leaves that side open.
+    fields
+        What to show: ``spikes``, ``rewards``, ``weight_changes``, and fields of neural states and
+        behaviour by name, as ``position`` or ``behavior/position``. By default all for which there
+        is room.
+    units
+        Text by field, for the labels of axes.
 
     Returns
     -------
@@ -49,10 +65,50 @@ def plot_episode(
     ------
     MissingDependency
         Matplotlib is not installed; nothing was read or written.
+    ConfigError
+        The episode has no such field, or the suffix of `output` is of no picture.
     """
-    matplotlib = require_matplotlib()
-    recording = read_recording(episode, start, stop)
-    with matplotlib.rc_context(STYLE):
-        figure = draw(recording)
-        figure.savefig(output, dpi=150)
+    require_matplotlib()
+    _check_suffix(output)
+    recording = read_recording(episode, start, stop, fields, units)
+    return _saved(output, draw, recording)
+
+
+def plot_experiment(loader: ExperimentLoader, output: Path) -> Path:
+    """Draw return, length and firing rate of every episode into an image file.
+
+    Only the index is read: thousands of episodes take no longer than ten.
+
+    Parameters
+    ----------
+    loader
+        The experiment.
+    output
+        The file; its suffix chooses the format (``.png``, ``.pdf``, ``.svg``).
+
+    Returns
+    -------
+    Path
+        `output`.
+
+    Raises
+    ------
+    MissingDependency
+        Matplotlib is not installed; nothing was written.
+    ConfigError
+        The suffix of `output` is of no picture.
+    """
+    require_matplotlib()
+    _check_suffix(output)
+    return _saved(output, draw_overview, loader)
+
+
+def _check_suffix(output: Path) -> None:
+    if output.suffix not in _SUFFIXES:
+        raise ConfigError("output", f"a file ending in {', '.join(_SUFFIXES)}", str(output))
+
+
+def _saved(output: Path, drawing: Callable[[Any], Any], what: Any) -> Path:
+    with require_matplotlib().rc_context(STYLE):
+        drawing(what).savefig(output, dpi=150)
     return output

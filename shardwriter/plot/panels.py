@@ -5,6 +5,8 @@ was not recorded is not on the page.
 """
 
 from collections.abc import Callable
+from functools import partial
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -73,6 +75,7 @@ def _choose(r: Recording) -> tuple[list[tuple[Panel, float]], list[tuple[Panel, 
     if r.traces:
         height = 0.5 + 0.35 * len(r.traces)
         (right if r.has_long_span else left).append((_traces, height))
+    left += [(partial(_series, name=name), 0.9) for name in r.series]
     if len(r.rewards["timesteps"]):
         left.append((_rewards, 1.1))
     if len(r.changes["timesteps"]):
@@ -227,7 +230,36 @@ def _round_down(value: float) -> float:
     return float(max(m * power for m in (1, 2, 5) if m * power <= value * (1 + 1e-9)))
 
 
-# -- reward, weights, path --------------------------------------------------------------------
+# -- behaviour, reward, weights, path --------------------------------------------------------
+
+
+def _series(axes: Any, r: Recording, *, name: str) -> None:
+    """Draw a behaviour over time: each value, or in long episodes the mean and range of bins."""
+    columns, clock = r.series[name], r.clock(r.series_times)
+    several = columns.shape[1] > 1
+    step = -(-len(columns) // _MOST_POINTS)
+    for i, colour in zip(range(columns.shape[1]), PALETTE, strict=False):
+        values = columns[:, i].astype(float)
+        label = f"{i}" if several else None
+        if step == 1:
+            marker = "." if len(values) == 1 else None
+            axes.plot(clock, values, color=colour, label=label, marker=marker)
+            continue
+        starts = np.arange(0, len(values), step)
+        counts = np.diff(np.append(starts, len(values)))
+        low, high = np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)
+        axes.fill_between(clock[starts], low, high, color=colour, alpha=0.3, linewidth=0)
+        axes.plot(
+            clock[starts], np.add.reduceat(values, starts) / counts, color=colour, label=label
+        )
+    axes.set_ylabel(_folded(r.label(name)))
+    if several:
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0.2, handlelength=1)
+
+
+def _folded(label: str) -> str:
+    """Break a long label of a low panel in two."""
+    return "\n".join(wrap(label, 16)) if len(label) > 16 else label
 
 
 def _rewards(axes: Any, r: Recording) -> None:

@@ -3,15 +3,18 @@
 Invariant: potentials are read for a short window only, however long the episode.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from shardwriter.errors import ConfigError
+from shardwriter.layout import BEHAVIOR, NEURAL_STATES, REWARDS, SPIKES, TIMESTEPS, WEIGHT_CHANGES
 from shardwriter.plot.style import PALETTE
 from shardwriter.recorded_episode import RecordedEpisode
+from shardwriter.spikes import SpikeTrain
 
 __all__ = ["Recording", "read_recording"]
 
@@ -19,6 +22,8 @@ Array = np.ndarray[Any, Any]
 
 _DETAIL_STEPS = 400
 _MOST_TRACES = 6
+_MOST_SERIES = 4
+_MOST_COMPONENTS = 6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +41,8 @@ class Recording:
     path_name: str
     path_times: Array
     path: Array
+    series: Mapping[str, Array]
+    series_times: Array
     detail: tuple[int, int]
     trace_name: str
     trace_times: Array
@@ -73,26 +80,41 @@ class Recording:
         return f"{name} ({unit})" if unit else name
 
 
-def read_recording(episode: RecordedEpisode, start: int | None, stop: int | None) -> Recording:
-    """Read what a picture of ``start <= timestep < stop`` shows."""
+def read_recording(
+    episode: RecordedEpisode,
+    start: int | None,
+    stop: int | None,
+    fields: Sequence[str] | None = None,
+    units: Mapping[str, str] | None = None,
+) -> Recording:
+    """Read what a picture of ``start <= timestep < stop`` shows.
+
+    `fields` are those to show, None for a choice of them; `units` are the experiment's, over which
+    the episode's own go.
+    """
+    chosen = _chosen(episode, fields)
     spikes = episode.get_spikes(start, stop)
-    rewards = episode.get_rewards(start, stop)
-    changes = episode.get_weight_changes(start, stop)
+    if SPIKES not in chosen:
+        nothing = np.zeros(0, np.int64)
+        spikes = SpikeTrain(nothing, nothing.astype(np.int32), (0, 0))
+    rewards = _kept(episode.get_rewards(start, stop), REWARDS in chosen)
+    changes = _kept(episode.get_weight_changes(start, stop), WEIGHT_CHANGES in chosen)
     behavior = episode.get_behavior(start, stop)
+    behavior = {k: v for k, v in behavior.items() if f"{BEHAVIOR}/{k}" in chosen or k == TIMESTEPS}
     static = episode.get_static_data()
     populations = _populations(static.get("populations"))
     groups = (spikes, rewards, changes, behavior)
-    times = np.concatenate([group["timesteps"] for group in groups])
+    times = np.concatenate([group[TIMESTEPS] for group in groups])
     if len(times) == 0:
-        times = episode.get_neural_states(start, stop)["timesteps"]
+        times = episode.get_neural_states(start, stop)[TIMESTEPS]
     first = int(times.min()) if len(times) else start or 0
     last = int(times.max()) + 1 if len(times) else first + 1
-    detail = _detail(first, last, rewards["timesteps"])
-    trace_name, trace_times, traces = _traces(episode, detail, spikes, populations)
+    detail = _detail(first, last, rewards[TIMESTEPS])
+    trace_name, trace_times, traces = _traces(episode, detail, chosen, spikes, populations)
     path_name, path = _path(behavior)
     return Recording(
         title=_title(episode),
-        units=_units(static.get("units")),
+        units={**(units or {}), **_units(static.get("units"))},
         populations=populations,
         first=first,
         stop=last,
@@ -100,13 +122,37 @@ def read_recording(episode: RecordedEpisode, start: int | None, stop: int | None
         rewards=rewards,
         changes=changes,
         path_name=path_name,
-        path_times=behavior["timesteps"],
+        path_times=behavior[TIMESTEPS],
         path=path,
+        series=_series(behavior, path_name, None if fields is None else len(fields)),
+        series_times=behavior[TIMESTEPS],
         detail=detail,
         trace_name=trace_name,
         trace_times=trace_times,
         traces=traces,
     )
+
+
+def _chosen(episode: RecordedEpisode, fields: Sequence[str] | None) -> set[str]:
+    """Return tables and ``table/field`` to show; a bare name of a field means that field."""
+    with episode.opened() as group:
+        known = {table for table in (SPIKES, REWARDS, WEIGHT_CHANGES) if table in group}
+        for table in (NEURAL_STATES, BEHAVIOR):
+            names = set(group[table]) - {TIMESTEPS} if table in group else set()
+            known |= {f"{table}/{name}" for name in names}
+    if fields is None:
+        return known
+    found = set()
+    for field in fields:
+        mine = {name for name in known if field in (name, *name.split("/", 1))}
+        if not mine:
+            raise ConfigError("fields", f"some of {', '.join(sorted(known)) or 'none'}", field)
+        found |= mine
+    return found
+
+
+def _kept(columns: dict[str, Array], keeps: bool) -> dict[str, Array]:
+    return columns if keeps else {name: values[:0] for name, values in columns.items()}
 
 
 def _title(episode: RecordedEpisode) -> str:
@@ -160,15 +206,35 @@ def _path(behavior: Mapping[str, Array]) -> tuple[str, Array]:
     return vectors[0], behavior[vectors[0]]
 
 
+def _series(behavior: Mapping[str, Array], path_name: str, most: int | None) -> dict[str, Array]:
+    """Choose the numbers and short vectors to draw over time, ``(T, components)`` each."""
+    series = {}
+    for name, values in behavior.items():
+        if name in (path_name, TIMESTEPS) or values.dtype.kind not in "biuf":
+            continue
+        columns = values.reshape(len(values), -1) if values.size else np.zeros((0, 1))
+        if len(columns) and columns.shape[1] <= _MOST_COMPONENTS:
+            series[name] = columns
+    return dict(list(series.items())[: most or _MOST_SERIES])
+
+
 def _traces(
     episode: RecordedEpisode,
     window: tuple[int, int],
+    chosen: set[str],
     spikes: Mapping[str, Array],
     populations: Mapping[str, tuple[int, int]],
 ) -> tuple[str, Array, dict[int, Array]]:
     """Read the potentials of a few neurons: the liveliest of each population."""
     states = episode.get_neural_states(*window)
-    fields = [k for k, v in states.items() if v.ndim == 2 and v.dtype.kind == "f" and v.size]
+    fields = [
+        name
+        for name, values in states.items()
+        if f"{NEURAL_STATES}/{name}" in chosen
+        and values.ndim == 2
+        and values.dtype.kind == "f"
+        and values.size
+    ]
     fields.sort(key=lambda name: "potential" not in name)
     if not fields:
         return "", states["timesteps"], {}
@@ -178,8 +244,8 @@ def _traces(
     ids = spikes["neuron_ids"][inside]
     fired = np.bincount(ids[ids < count], minlength=count)
     parts = list(populations.values()) or _parts(count)
-    chosen = [a + int(fired[a:b].argmax()) for a, b in parts if a < b <= count][:_MOST_TRACES]
-    return fields[0], states["timesteps"], {neuron: values[:, neuron] for neuron in chosen}
+    liveliest = [a + int(fired[a:b].argmax()) for a, b in parts if a < b <= count][:_MOST_TRACES]
+    return fields[0], states["timesteps"], {neuron: values[:, neuron] for neuron in liveliest}
 
 
 def _parts(count: int) -> list[tuple[int, int]]:

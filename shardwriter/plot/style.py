@@ -29,5 +29,5 @@ def require_matplotlib() -> Any:
     try:
         import matplotlib
     except ImportError as error:
-        raise MissingDependency("matplotlib", "demo") from error
+        raise MissingDependency("matplotlib", "plot") from error
     return matplotlib

@@ -1,0 +1,64 @@
+"""``shardwriter watch``: a running experiment in the terminal."""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from shardwriter.cli.arguments import Parser, Subparsers, add_command, expected_ids
+
+__all__ = ["add_to"]
+
+_UP_AND_CLEAR = "\x1b[{}A\x1b[J"
+
+
+def add_to(commands: Subparsers, common: Parser) -> None:
+    """Add the command to the parser."""
+    watch = add_command(
+        commands,
+        common,
+        "watch",
+        "follow a running experiment",
+        "Follow a running experiment, without disturbing it: episodes done, running and failed, "
+        "rows and MB per second, and how full the slots are. It ends with Ctrl-C, or when all "
+        "expected episodes are done. --json prints one line of JSON for each look.",
+        """
+shardwriter watch experiments/maze_20250601_120000 --expected 100
+shardwriter watch experiments/maze_20250601_120000 --once --json
+""",
+    )
+    watch.add_argument("directory", type=Path, metavar="EXPERIMENT_DIR")
+    watch.add_argument("--expected", type=expected_ids, metavar="IDS", help="100, 0:100 or 0:8,12")
+    watch.add_argument("--interval", type=_seconds, default=1.0, metavar="S", help="default: 1")
+    watch.add_argument("--once", action="store_true", help="look once (twice, for the rates)")
+    watch.add_argument("--json", action="store_true", help="for programs")
+    watch.set_defaults(action=_watch)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0.05 <= value <= 86_400:
+        raise argparse.ArgumentTypeError(f"expected 0.05 to 86400 seconds, got {text}")
+    return value
+
+
+def _watch(options: argparse.Namespace) -> int:
+    from shardwriter.watch import Watcher, is_over, snapshot_text
+
+    expected = None if options.expected is None else len(options.expected)
+    watcher = Watcher(options.directory, expected)
+    snapshot = watcher.snapshot()
+    if options.once:
+        time.sleep(min(options.interval, 1.0))
+        snapshot = watcher.snapshot()
+    in_place = sys.stdout.isatty() and not options.json
+    height = 0
+    while True:
+        text = json.dumps(snapshot.to_json()) if options.json else snapshot_text(snapshot)
+        print(_UP_AND_CLEAR.format(height) + text if in_place and height else text, flush=True)
+        height = text.count("\n") + 1
+        if options.once or is_over(options.directory, snapshot):
+            return 0
+        time.sleep(options.interval)
+        snapshot = watcher.snapshot()
