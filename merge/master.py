@@ -10,13 +10,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 from filelock import FileLock
 from h5py import h5g
-from tqdm.auto import tqdm
 
 from merge.concatenated import check_descriptors, write_concatenated
 from merge.describing import describe_all
@@ -38,6 +36,7 @@ from shardwriter.layout import (
     INDEX,
     MERGE,
 )
+from shardwriter.progress import Bar, progress_bar
 from shardwriter.publication import publish
 from shardwriter.shard_description import describe_tree
 from shardwriter.untrusted import entries, opened, read_attributes_of
@@ -128,7 +127,7 @@ class _Merge:
         options = self._options
         kept, new = self._split()
         self._check_gone()
-        bar = tqdm(total=2 * len(new), desc="merge", unit="shard", disable=not options.progress)
+        bar = progress_bar("merge", "shard", 2 * len(new), shown=options.progress)
         with bar:
             workers = options.workers or len(os.sched_getaffinity(0))
             shards = describe_all([file.path for file in new], workers, bar.update)
@@ -245,7 +244,7 @@ class _Merge:
         kept: Sequence[EpisodePlan],
         new: Sequence[EpisodePlan],
         report: MergeReport,
-        bar: "tqdm[Any]",
+        bar: Bar,
     ) -> None:
         target = self._sources.target
         temporary = target.with_name(f".{target.name}.tmp")

@@ -12,12 +12,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import h5py
 from filelock import FileLock
 from h5py import h5g, h5o
-from tqdm.auto import tqdm
 
 from merge.describing import describe_all
 from merge.master import merge_experiment
@@ -41,6 +39,7 @@ from shardwriter.layout import (
     episode_shards,
     pack_name,
 )
+from shardwriter.progress import Bar, progress_bar
 from shardwriter.publication import publish
 from shardwriter.shard import create
 from shardwriter.shard_description import describe
@@ -151,7 +150,7 @@ def unpack(source: Path, output: Path, *, progress: bool = False) -> Path:
             _copy_own_files(source, temporary)
         else:
             _unpack_own_files(source, temporary)
-        bar = tqdm(desc="unpack", unit="episode", disable=not progress)
+        bar = progress_bar("unpack", "episode", shown=progress)
         with bar:
             for path in packs:
                 _unpack_episodes(path, temporary, bar)
@@ -192,7 +191,7 @@ def _planned(sources: Sources, progress: bool) -> MasterPlan:
     (directory / EXPERIMENT).mkdir(exist_ok=True)
     with FileLock(directory / EXPERIMENT / "merge.lock"):
         files = sources.shards()
-        bar = tqdm(total=len(files), desc="read", unit="shard", disable=not progress)
+        bar = progress_bar("read", "shard", len(files), shown=progress)
         with bar:
             workers = len(os.sched_getaffinity(0))
             shards = describe_all([file.path for file in files], workers, bar.update)
@@ -205,7 +204,7 @@ def _write_pack(
     path: Path, episodes: Sequence[EpisodePlan], sources: Sources | None, progress: bool
 ) -> None:
     """Write episodes with all their data, and the experiment's own files where given."""
-    bar = tqdm(total=len(episodes), desc="pack", unit="episode", disable=not progress)
+    bar = progress_bar("pack", "episode", len(episodes), shown=progress)
     with bar, open_master(os.fspath(path), "w") as file:
         writer = MasterWriter(file)
         target = writer.group(file.id, EPISODES)
@@ -290,7 +289,7 @@ def _write_own_file(path: Path, target: Path, group: h5g.GroupID) -> None:
             h5o.copy(group, key, file.id, key)
 
 
-def _unpack_episodes(path: Path, target: Path, bar: "tqdm[Any]") -> None:
+def _unpack_episodes(path: Path, target: Path, bar: Bar) -> None:
     index = {row["episode_id"]: row for row in read_index(path) or ()}
     seen: set[str] = set()
     with opened(path) as source:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from h5py import h5d, h5g
-from tqdm.auto import tqdm
 
 from merge.checking import Problem, ShardCheck, ShardJob
 from merge.describing import in_children
@@ -26,6 +25,7 @@ from shardwriter.layout import (
     episode_shards,
     unfinished_episodes,
 )
+from shardwriter.progress import progress_bar
 from shardwriter.schema import INDEX_DTYPE
 from shardwriter.shard_description import check_format
 from shardwriter.untrusted import (
@@ -197,7 +197,7 @@ class _Verification:
         return [ShardJob(path, self._root, (), self._deep) for path in others]
 
     def _check(self, jobs: Sequence[ShardJob]) -> None:
-        bar = tqdm(total=len(jobs), desc="verify", unit="shard", disable=not self._progress)
+        bar = progress_bar("verify", "shard", len(jobs), shown=self._progress)
         with bar:
             work = "merge.checking:check_shard"
             batch, limit_s = (1, _DEEP_LIMIT_S) if self._deep else (32, _LIMIT_S)

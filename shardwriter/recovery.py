@@ -9,8 +9,6 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from shardwriter.abandoned import RecoveredEpisode, brought_to_end, foreseen, left_alone
 from shardwriter.errors import ExperimentNotFound, ShardDamaged
 from shardwriter.experiment_file import remove_unfinished
@@ -22,6 +20,7 @@ from shardwriter.layout import (
     listed_episodes,
 )
 from shardwriter.packed import packed_episodes
+from shardwriter.progress import progress_bar
 from shardwriter.published import published_file
 
 __all__ = ["RecoveredEpisode", "exit_code", "is_good", "missing", "recover", "recover_episode"]
@@ -71,11 +70,12 @@ def recover(
         if not dry_run:
             remove_unfinished(directory)
         episodes = leftover_episodes(directory)
-        bar = tqdm(episodes, desc="recover", unit="episode", disable=not progress)
-        found = [
-            left_alone(paths, force_hosts) or action(paths)
-            for paths in (EpisodePaths(directory, episode) for episode in bar)
-        ]
+        found = []
+        with progress_bar("recover", "episode", len(episodes), shown=progress) as bar:
+            for episode in episodes:
+                paths = EpisodePaths(directory, episode)
+                found.append(left_alone(paths, force_hosts) or action(paths))
+                bar.update()
     return [result for result in found if result is not None]
 
 

@@ -7,13 +7,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from shardwriter.engines.attempts import Attempts
 from shardwriter.engines.local import run_local
 from shardwriter.engines.result import EpisodeResult
 from shardwriter.episode import Episode
 from shardwriter.errors import ConfigError, EpisodesFailed
+from shardwriter.progress import progress_bar
 from shardwriter.recorder import Recorder, checked_id
 
 __all__ = ["run_episodes"]
@@ -72,7 +71,7 @@ def _results(
     ids = _each_once(episodes, order)
     given = iter(list(ids)) if isinstance(episodes, Sized) else ids
     total = len(order) if isinstance(episodes, Sized) else None
-    with tqdm(total=total, desc="episodes", unit="episode", disable=not shows_progress) as bar:
+    with progress_bar("episodes", "episode", total, shown=shows_progress) as bar:
 
         def report(result: EpisodeResult) -> None:
             if attempts.take_again(result):
