@@ -37,7 +37,7 @@ from typing import Any, Literal
 import numpy as np
 from isal import isal_zlib
 
-from shardwriter.errors import BufferDamaged, NoSpace
+from shardwriter.errors import BufferDamaged, BufferFailed, NoSpace
 from shardwriter.instants import reached
 from shardwriter.layout import is_scratch_name, leftovers_in
 from shardwriter.schema import Table
@@ -208,6 +208,8 @@ class Buffer:
             The file exists: somebody else claimed it.
         NoSpace
             The file system has no room for it.
+        BufferFailed
+            It could not be written.
         """
         fd = _create_locked(path)
         try:
@@ -303,6 +305,8 @@ class Buffer:
         ------
         NoSpace
             The file system has no room for it; the buffer is as before.
+        BufferFailed
+            It could not be written; the buffer is as before.
         """
         self._append(kind, payload, 0)
 
@@ -376,17 +380,26 @@ class Buffer:
         header[_R_PAYLOAD] = len(payload)
         header[_R_EXTENT] = extent
         header[_R_CRC] = zlib.crc32(payload)
-        _write_all(self._fd, header.tobytes() + payload, offset)
+        self._write(header.tobytes() + payload, offset)
         reached("record written")
         if link:
             self._link(offset)
         return offset
 
+    def _write(self, data: bytes, offset: int) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                written = os.pwrite(self._fd, view, offset)
+                view, offset = view[written:], offset + written
+        except OSError as error:
+            raise BufferFailed(self.path, str(error.strerror)) from error
+
     def _link(self, offset: int) -> None:
         if self._last == 0:
             self._words[_W_FIRST] = offset
         else:
-            os.pwrite(self._fd, offset.to_bytes(8, "little"), self._last)
+            self._write(offset.to_bytes(8, "little"), self._last)
         self._last = offset
         reached("record linked")
 
@@ -471,14 +484,7 @@ def _reserve(fd: int, path: Path, offset: int, length: int) -> None:
     except OSError as error:
         os.ftruncate(fd, offset)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
+            raise BufferFailed(path, str(error.strerror)) from error
         reason = f"{os.strerror(error.errno)} ({path.resolve().parent})"
         advice = "free some space, or set buffer_dir= to a file system that has it"
         raise NoSpace(path, length, reason, advice) from error
-
-
-def _write_all(fd: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(fd, view, offset)
-        view, offset = view[written:], offset + written

@@ -9,6 +9,7 @@ from pathlib import Path
 
 __all__ = [
     "BufferDamaged",
+    "BufferFailed",
     "ConfigError",
     "EpisodeBusy",
     "EpisodeEnded",
@@ -338,6 +339,20 @@ class NoSpace(ShardWriterError):
     def __str__(self) -> str:
         where, needed, reason, advice = self.args
         return f"{where}: expected room for a buffer of {needed / 1e6:.1f} MB, {reason}; {advice}"
+
+
+class BufferFailed(ShardWriterError):
+    """An episode's buffer could not be written; that call logged nothing, what was logged stays."""
+
+    def __init__(self, where: Path, reason: str) -> None:
+        super().__init__(where, reason)
+
+    def __str__(self) -> str:
+        where, reason = self.args
+        return (
+            f"{where}: expected a buffer that can be written, got: {reason}; nothing logged so far "
+            "is lost: mend the cause, or set buffer_dir= to another file system"
+        )
 
 
 class WriterFailed(ShardWriterError):

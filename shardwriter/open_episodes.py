@@ -7,7 +7,7 @@ import threading
 from collections import deque
 
 from shardwriter.episode import Episode
-from shardwriter.errors import WriterFailed
+from shardwriter.errors import ShardWriterError, WriterFailed
 from shardwriter.performance import Performance
 
 __all__ = ["OpenEpisodes"]
@@ -27,7 +27,7 @@ class OpenEpisodes:
         self._lock = threading.Lock()
         self._open: dict[int, Episode] = {}
         self._ended: deque[Episode] = deque()
-        self._failures: list[WriterFailed] = []
+        self._failures: list[ShardWriterError] = []
 
     def add(self, episode: Episode) -> None:
         """Take an episode in charge."""
@@ -61,12 +61,12 @@ class OpenEpisodes:
         counts = [episode.progress() for episode in self._every()]
         return sum(rows for rows, _ in counts), sum(size for _, size in counts)
 
-    def close(self) -> list[WriterFailed]:
+    def close(self) -> list[ShardWriterError]:
         """End what is open as ``interrupted``, wait for all, and return what failed."""
         for episode in self._every():
             try:
                 episode.interrupt()
-            except WriterFailed as error:
+            except ShardWriterError as error:
                 self._failures.append(error)
             else:
                 self._wait(episode)

@@ -135,8 +135,8 @@ class Recorder:
         ------
         EpisodeExists
             The id is in use, in this process or another.
-        NoSpace
-            There is no room for the episode's buffer.
+        NoSpace, BufferFailed
+            There is no room for the episode's buffer, or it could not be written.
         """
         (opened,) = self._open_together([episode_id], 1)
         return opened
@@ -157,7 +157,7 @@ class Recorder:
         ------
         ConfigError
             Neither or both of the arguments were given, or no episode.
-        EpisodeExists, NoSpace
+        EpisodeExists, NoSpace, BufferFailed
             As ``start_episode``; none of them was opened.
         """
         if (ids is None) == (count is None):
@@ -176,8 +176,8 @@ class Recorder:
 
         Raises
         ------
-        WriterFailed
-            A shard could not be written; the others were.
+        WriterFailed, BufferFailed, NoSpace
+            A shard, or an episode's end, could not be written; the others were.
         """
         if self._flusher is not None:
             self._flusher.stop()

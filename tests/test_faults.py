@@ -102,6 +102,21 @@ def test_a_buffer_that_finds_no_room_is_refused(directory: Path, way: str) -> No
     assert not list((directory / "shards").glob("*.buffer"))
 
 
+def test_an_end_that_finds_no_room_does_not_keep_others_from_theirs(directory: Path) -> None:
+    recorder = Recorder(directory, RecorderConfig())
+    large, _ = recorder.start_episode(0), recorder.start_episode(1)  # one grows past the limit
+    large.log_timestep(0, behavior={"x": np.zeros(50_000)})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_LIMIT, hard))
+    try:
+        with pytest.raises(NoSpace, match="episode_0000"):
+            recorder.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in (directory / "shards").glob("*.h5")] == ["episode_0001.h5"]
+    large.end()
+
+
 def test_an_id_belongs_to_one_of_two_processes(directory: Path) -> None:
     script = """
         import sys

@@ -1,11 +1,13 @@
 """What a user sees of an outage: one error that names its cause, and nothing lost.
 
 The full disk is a small tmpfs in a mount namespace of the test's own. Where the system forbids
-that, a limit on the size of files, which fails the same calls, stands for it.
+that, a limit on the size of files, which fails the same calls, stands for it. The broken disk is
+a library, loaded before all others, in whose system calls the fault is.
 """
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -20,6 +22,7 @@ RECORD = """
     import numpy as np
     import psutil
     from shardwriter import DataExporter, ShardWriterError
+    from shardwriter.errors import BufferFailed
 
     folder, is_asynchronous, is_disk = Path(sys.argv[1]), sys.argv[2] == "async", sys.argv[3] == "1"
     noise = np.random.default_rng(0).random((200_000, 8))
@@ -48,7 +51,8 @@ RECORD = """
     with exporter.start_episode(2) as after:
         assert log(after, 500) == (500, "")
     try:
-        failing.end()
+        if not failing.has_ended:
+            failing.end()
         exporter.close()
     except ShardWriterError as error:
         assert is_asynchronous, error
@@ -107,6 +111,49 @@ KILLED = """
     report(*log(failing, 200_000))
     writer_process._SERVE = serve
 """
+BROKEN = """
+    log(failing, 1_000)
+    switch = folder / 'broken'
+    switch.touch()
+    report(*log(failing, 10_000, 0.001, 1_000))
+    switch.unlink()
+"""
+BROKEN_AT_THE_END = """
+    log(failing, 1_000)
+    switch = folder / 'broken'
+    switch.touch()
+    try:
+        failing.end()
+        failing.wait()
+    except ShardWriterError as error:
+        report(1_000, str(error))
+    switch.unlink()
+"""
+BROKEN_BUFFERS = """
+    def refused(call, *arguments, **options):
+        try:
+            call(*arguments, **options)
+        except BufferFailed as error:
+            return str(error)
+        raise AssertionError('it was not refused')
+
+    errors = []
+    switch = folder / 'broken'
+    for name in ('posix_fallocate', 'pwrite'):
+        os.environ['EIO_CALLS'] = name  # the writers need not know: they write no buffers
+        switch.touch()
+        errors += [
+            refused(exporter.start_episode, 3),
+            refused(failing.log_static_data, 'maze', [1, 2]),
+            refused(failing.log_event, 'turn', 0, {'angle': 1.0}),
+            refused(failing.end),
+        ]
+        switch.unlink()
+    for t in range(20):
+        failing.log_event('turn', t, {'angle': 1.0})
+    log(failing, 1_000)
+    report(1_000, errors)
+"""
 # After the 1,000 rows before it, an outage shows when a slot of 100 is handed over; the caller must
 # know of it within a second of calls, a millisecond apart.
 WITHIN_A_SECOND = 1_000 + 100 + 1_000
@@ -126,6 +173,28 @@ def may_mount() -> bool:
 def without_privilege() -> list[str]:
     """Return what makes a command subject to permissions where the tests run as root."""
     return ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+
+
+def broken_disk(folder: Path, calls: str, files: str, first: int) -> list[str]:
+    """Return what makes a command's calls on some files fail with EIO, from the nth on.
+
+    They fail while a file named ``broken`` exists beside the experiment's directory.
+    """
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("needs a C compiler, cc, to build the library that makes calls fail")
+    library = folder / "failing_calls.so"
+    source = Path(__file__).with_name("failing_calls.c")
+    built = [compiler, "-shared", "-fPIC", "-Wall", "-Werror", "-o", library, source, "-ldl"]
+    subprocess.run(built, check=True)
+    variables = {
+        "LD_PRELOAD": library,
+        "EIO_CALLS": calls,
+        "EIO_PATH": files,
+        "EIO_FROM": first,
+        "EIO_WHILE": folder / "experiments" / "broken",
+    }
+    return ["env", *(f"{name}={value}" for name, value in variables.items())]
 
 
 def outage(
@@ -193,3 +262,28 @@ def test_a_writer_that_is_killed_once_costs_nothing(tmp_path: Path) -> None:
     rows, error, found = outage(tmp_path, "async", cause, [])
     assert (rows, error) == (20_000, "")
     assert found == [500, 20_000, 500]
+
+
+@pytest.mark.parametrize(
+    ("way", "first"), [("sync", 1), ("async", 4)], ids=["sync-its-first", "async-a-later"]
+)
+def test_a_disk_that_fails_to_write(tmp_path: Path, way: str, first: int) -> None:
+    broken = broken_disk(tmp_path, "write pwrite", "episode_0001.h5", first)
+    check(*outage(tmp_path, way, BROKEN, broken), "Input/output error", WITHIN_A_SECOND)
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_a_disk_that_fails_to_sync(tmp_path: Path, way: str) -> None:
+    broken = broken_disk(tmp_path, "fsync", "episode_0001.h5.part", 1)
+    check(*outage(tmp_path, way, BROKEN_AT_THE_END, broken), "Input/output error")
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_a_disk_that_fails_under_buffers(tmp_path: Path, way: str) -> None:
+    broken = broken_disk(tmp_path, "", ".buffer", 1)
+    rows, errors, found = outage(tmp_path, way, BROKEN_BUFFERS, broken)
+    assert found == [500, rows, 500]
+    assert len(errors) == 8
+    for error in errors:
+        assert error.count("Input/output error") == 1
+        assert ".buffer: expected a buffer that can be written" in error
