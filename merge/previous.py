@@ -5,7 +5,6 @@ Invariant: whatever is wrong with it, the answer is "there is none", and the mer
 
 import json
 import os
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,7 +26,7 @@ from shardwriter.shard_description import (
     TableDescription,
     check_format,
 )
-from shardwriter.structure import Structure, Unfamiliar
+from shardwriter.structure import UNCERTAIN, Structure
 from shardwriter.untrusted import entries, opened, read_attributes_of
 
 __all__ = ["Notes", "Previous", "read_previous"]
@@ -171,5 +170,5 @@ def _groups(path: Path) -> Mapping[bytes, int]:
         with Structure(path) as structure:
             place = structure.links(structure.messages(structure.root))[EPISODES.encode()]
             return symbol_table.members(structure, place)
-    except (Unfamiliar, KeyError, ValueError, struct.error):
+    except UNCERTAIN:
         return {}

@@ -6,13 +6,13 @@ with the stock shuffle and deflate filters gets back the bytes that came in.
 
 import zlib
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import deflate
 import numpy as np
-from isal import igzip_lib, isal_zlib
+from isal import isal_zlib
 
-__all__ = ["Deflater", "shuffle", "unshuffle"]
+__all__ = ["Deflater", "inflate", "shuffle", "unshuffle"]
 
 Octets = bytes | memoryview
 RawEncoder = Callable[[Octets], bytes]
@@ -26,7 +26,6 @@ _NOISE = 0.96
 _ZLIB_HEADER = b"\x78\x5e"  # window of 32 KiB, a fast level, no dictionary
 _STORED_BYTES = 0xFFFF  # most bytes in a stored block
 _WORDS: dict[int, np.dtype[Any]] = {size: np.dtype(f"<u{size}") for size in (1, 2, 4, 8)}
-_DAMAGED = cast(type[Exception], igzip_lib.IsalError)  # its stub calls it an instance
 
 
 def shuffle(block: np.ndarray[Any, Any]) -> bytes:
@@ -49,15 +48,22 @@ def shuffle(block: np.ndarray[Any, Any]) -> bytes:
     return planes.tobytes()
 
 
-def unshuffle(data: bytes, itemsize: int) -> np.ndarray[Any, Any]:
-    """Return the bytes that ``shuffle`` took, as a one-dimensional uint8 array."""
-    flat = np.frombuffer(data, np.uint8)
-    if itemsize == 1:
-        return flat
-    out = np.empty((len(flat) // itemsize, itemsize), np.uint8)
-    for i, plane in enumerate(flat.reshape(itemsize, -1)):
-        out[:, i] = plane
-    return out.reshape(-1)
+def unshuffle(data: bytes | bytearray, out: np.ndarray[Any, Any], first: int = 0) -> None:
+    """Store items whose bytes ``shuffle`` took, from the item `first` on.
+
+    Parameters
+    ----------
+    data
+        What ``shuffle`` gave.
+    out
+        Where the items go: a contiguous array of their dtype, as many as are wanted.
+    first
+        The first item wanted.
+    """
+    size, last = out.itemsize, first + out.size
+    octets = out.reshape(-1).view(np.uint8).reshape(-1, size)
+    for i, plane in enumerate(np.frombuffer(data, np.uint8).reshape(size, -1)):
+        octets[:, i] = plane[first:last]
 
 
 class Deflater:
@@ -153,19 +159,18 @@ def _stream(data: bytes, stored: int, encode: RawEncoder) -> bytes:
     return b"".join(parts)
 
 
-def inflate(data: bytes, size: int) -> bytes:
-    """Return the `size` bytes of a zlib stream.
+def inflate(data: bytes, size: int) -> bytearray:
+    """Return the `size` bytes of a zlib stream; several threads may do so at once.
 
     Raises
     ------
     ValueError
         The stream is damaged, or does not hold `size` bytes.
     """
-    decoder = isal_zlib.decompressobj()
     try:
-        out = decoder.decompress(data, size + 1)
-    except _DAMAGED as error:
-        raise ValueError(str(error)) from error
+        out: bytearray = deflate.zlib_decompress(data, size)
+    except deflate.DeflateError as error:
+        raise ValueError(f"no zlib stream of {size} bytes: {error}") from error
     if len(out) != size:
-        raise ValueError(f"expected {size} bytes, the stream holds {len(out)} or more")
+        raise ValueError(f"expected {size} bytes, the stream holds {len(out)}")
     return out

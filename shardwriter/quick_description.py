@@ -5,7 +5,6 @@ those this package writes, or unsound, is left to that, and so are the errors.
 """
 
 import os
-import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,25 +26,19 @@ from shardwriter.shard_description import (
     describe,
     interned,
 )
-from shardwriter.structure import Messages, StoredDataset, Structure, Unfamiliar, are_sound
+from shardwriter.structure import (
+    UNCERTAIN,
+    Messages,
+    StoredDataset,
+    Structure,
+    Unfamiliar,
+    are_sound,
+)
 from shardwriter.untrusted import DEEPEST, MOST_NODES, is_safe_chunk, is_stock_filter
 
 __all__ = ["describe_several"]
 
 Described = list[ShardDescription]
-
-# What damaged bytes may raise before their checksum is looked at.
-_DOUBTS = (
-    Unfamiliar,
-    ArithmeticError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RecursionError,
-    TypeError,
-    ValueError,
-    struct.error,
-)
 
 
 def describe_several(paths: Sequence[Path]) -> "list[Described | ShardWriterError]":
@@ -57,7 +50,7 @@ def describe_several(paths: Sequence[Path]) -> "list[Described | ShardWriterErro
             with Structure(path) as structure:
                 found[i] = _File(path, structure).episodes()
             read.append((i, structure))
-        except (*_DOUBTS, ShardWriterError):
+        except (*UNCERTAIN, ShardWriterError):
             found.pop(i, None)
     sound = are_sound([structure for _, structure in read])
     quick = {i: found[i] for (i, _), good in zip(read, sound, strict=True) if good}

@@ -21,6 +21,7 @@ from shardwriter.errors import MasterStale, ShardDamaged, ShardMissing, ShardOut
 from shardwriter.global_heap import check_heaps
 from shardwriter.layout import episode_group
 from shardwriter.published import open_published
+from shardwriter.structure import UNCERTAIN, Structure, Unfamiliar
 from shardwriter.untrusted import check_path, read_text_attribute, readable
 
 __all__ = ["ShardFiles"]
@@ -58,6 +59,7 @@ class ShardFiles:
         self._master = master
         self._root = os.path.realpath(root)
         self._file = file
+        self._folder = os.fspath(master.parent)
         self._names: list[str] = [os.fsdecode(name) for name in index["shard"].tolist()]
         self._sizes: list[int] = index["size"].tolist()
         self._uuids: list[bytes] = index["uuid"].tolist()
@@ -130,8 +132,36 @@ class ShardFiles:
         """
         with self._lock:
             is_open = self._names[row] in self._open
-        if self._names[row] and not is_open:
+        if not self._names[row] or is_open:
+            return
+        try:
+            self.structure(row, is_read_whole=False).close()
+        except UNCERTAIN:
             self._checked(row).close()
+
+    def structure(self, row: int, *, is_read_whole: bool = True) -> Structure:
+        """Open an episode's shard to be read from its bytes, once it is known to be the right one.
+
+        Raises
+        ------
+        Unfamiliar, OSError, ValueError
+            Something is wrong, or unknown here; ``group`` finds out what.
+        """
+        path = f"{self._folder}/{self._names[row]}"
+        if not self._names[row] or not self._is_below_root(os.path.dirname(path)):
+            raise Unfamiliar
+        structure = Structure(path, is_read_whole=is_read_whole)
+        try:
+            attributes = structure.attributes(
+                structure.messages(structure.root), ("format", "format_version")
+            )
+            uuid = attributes.get("uuid", "").encode()
+            if structure.size != self._sizes[row] or uuid != self._uuids[row]:
+                raise Unfamiliar
+        except BaseException:
+            structure.close()
+            raise
+        return structure
 
     def _checked(self, row: int) -> h5f.FileID:
         """Open a shard, once it is known to be the one that the master was built from."""
@@ -163,13 +193,15 @@ class ShardFiles:
         return opened
 
     def _check_inside(self, path: Path) -> None:
-        folder = os.path.dirname(path)
-        if folder not in self._folders:
-            self._folders[folder] = _is_below(os.path.realpath(folder), self._root)
-        if self._folders[folder] and not path.is_symlink():
+        if self._is_below_root(os.path.dirname(path)) and not path.is_symlink():
             return
         if not _is_below(os.path.realpath(path), self._root):
             raise ShardOutside(path, Path(self._root))
+
+    def _is_below_root(self, folder: str) -> bool:
+        if folder not in self._folders:
+            self._folders[folder] = _is_below(os.path.realpath(folder), self._root)
+        return self._folders[folder]
 
 
 def _is_below(path: str, root: str) -> bool:

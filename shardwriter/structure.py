@@ -21,9 +21,29 @@ from h5py import h5t
 from shardwriter.dense_storage import Unfamiliar, dense_messages
 from shardwriter.lookup3 import lookup3_of_many
 
-__all__ = ["Messages", "StoredDataset", "Structure", "Unfamiliar", "are_sound"]
+__all__ = [
+    "UNCERTAIN",
+    "Messages",
+    "StoredDataset",
+    "Structure",
+    "Unfamiliar",
+    "are_sound",
+]
 
-Messages: TypeAlias = "list[tuple[int, bytes]]"
+# What reading may raise: damaged bytes are decoded before their checksum is looked at.
+UNCERTAIN = (
+    Unfamiliar,
+    ArithmeticError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+
+Messages: TypeAlias = list[tuple[int, bytes]]
 
 _UNDEFINED = b"\xff" * 8
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -73,7 +93,9 @@ class Structure:
     Parameters
     ----------
     path
-        The file.
+        The file; not a symbolic link.
+    is_read_whole
+        Read a small file at once, as is best where more than its root is wanted.
 
     Attributes
     ----------
@@ -90,12 +112,13 @@ class Structure:
         It is no HDF5 file of the kind that is known here.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    def __init__(self, path: Path | str, *, is_read_whole: bool = True) -> None:
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             stat = os.fstat(self._fd)
             self.size, self.mtime_ns = stat.st_size, stat.st_mtime_ns
-            self._whole = os.pread(self._fd, self.size, 0) if self.size <= _WHOLE_BYTES else b""
+            is_small = is_read_whole and self.size <= _WHOLE_BYTES
+            self._whole = os.pread(self._fd, self.size, 0) if is_small else b""
             head = self.read(0, 48)
             # Superblock 2 or 3, 8-byte offsets and lengths, no base address, no extension.
             if head[:8] != _SIGNATURE or head[8] not in (2, 3) or head[9:11] != b"\x08\x08":
@@ -114,6 +137,10 @@ class Structure:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; what was read of it stays."""
         os.close(self._fd)
 
     def read(self, offset: int, size: int) -> bytes:
@@ -163,6 +190,16 @@ class Structure:
         if block[:4] != b"OCHK":
             raise Unfamiliar
         return block
+
+    def find(self, path: str) -> Messages | None:
+        """Return the messages of the object at a path from the root, None where there is none."""
+        messages = self.messages(self.root)
+        for name in path.encode("utf-8", "surrogateescape").split(b"/"):
+            address = self.links(messages).get(name) if self.is_group(messages) else None
+            if address is None:
+                return None
+            messages = self.messages(address)
+        return messages
 
     # -- groups ---------------------------------------------------------------------------
 
