@@ -18,6 +18,7 @@ from h5py import h5d, h5o, h5s
 from shardwriter.column_reader import read_rows
 from shardwriter.errors import ConfigError, FieldsDiffer, ShardDamaged
 from shardwriter.layout import TIMESTEPS
+from shardwriter.quick_columns import QuickColumns
 from shardwriter.shard_episode import timestep_rows
 from shardwriter.untrusted import check_column, check_memory, check_path, file_of
 
@@ -32,6 +33,7 @@ _SMALL_BYTES = 64 * 1024
 
 def concatenated(
     opened: Opened,
+    quick: QuickColumns,
     field: str,
     episodes: Sequence[int],
     rows: Sequence[int] | None,
@@ -44,6 +46,8 @@ def concatenated(
     ----------
     opened
         Lends out an episode's group.
+    quick
+        Reads what it can without that.
     field
         Table and column, as ``behavior/position``.
     episodes
@@ -54,7 +58,7 @@ def concatenated(
         Bounds of timesteps in each episode.
     """
     if rows is not None and start is None and stop is None:
-        return _whole(opened, field, episodes, rows)
+        return _whole(opened, quick, field, episodes, rows)
     spans = [_span(opened, episode, field, start, stop) for episode in episodes]
     offsets = _offsets([span.count for span in spans])
     there = [span for span in spans if span.dtype is not None]
@@ -77,7 +81,7 @@ def _offsets(counts: Sequence[int]) -> Array:
 
 
 def _whole(
-    opened: Opened, field: str, episodes: Sequence[int], rows: Sequence[int]
+    opened: Opened, quick: QuickColumns, field: str, episodes: Sequence[int], rows: Sequence[int]
 ) -> tuple[Array, Array]:
     """Read whole columns, each episode opened once, into an array of known length."""
     counts = list(rows)
@@ -85,6 +89,11 @@ def _whole(
     first: _Span | None = None
     filled = 0
     for i, episode in enumerate(episodes):
+        if out is not None and counts[i]:
+            target = out[filled : filled + counts[i]]
+            if quick.read(episode, [(field, 0, target)]):
+                filled += counts[i]
+                continue
         with opened(episode) as group:
             path = file_of(group)
             dataset = _found(path, group, field)
@@ -105,7 +114,17 @@ def _whole(
             filled += shape[0]
     if out is None:
         raise ConfigError("field", "a table and column of some episode", field)
+    _read_again(opened, quick)
     return out[:filled], _offsets(counts)
+
+
+def _read_again(opened: Opened, quick: QuickColumns) -> None:
+    """Read by HDF5, which names what is wrong, what was read from unsound bytes."""
+    for episode, reads in quick.unsound():
+        for field, first, target in reads:
+            span = _span(opened, episode, field, None, None)
+            part = _Span(episode, span.path, first, len(target), span.dtype, span.shape)
+            target[...] = _rows(opened, field, part)
 
 
 def _read_into(dataset: h5d.DatasetID, out: Array) -> None:
@@ -196,10 +215,12 @@ class _Segment:
     first: int
     starts: Array  # of the windows, counted from `first`
     rows: int
+    forms: tuple[tuple[np.dtype[Any], tuple[int, ...]], ...]  # of each field
 
 
 def windows(
     opened: Opened,
+    quick: QuickColumns,
     fields: Sequence[str],
     episodes: Sequence[int],
     length: int,
@@ -213,13 +234,13 @@ def windows(
     Shuffled windows are drawn from a buffer of segments of random episodes, so that memory
     stays bounded; without a seed they come in order.
     """
-    segments = list(_segments(opened, fields, episodes, length, stride, buffer_bytes))
+    segments = list(_segments(opened, quick, fields, episodes, length, stride, buffer_bytes))
     rng = None if seed is None else np.random.default_rng(seed)
     if rng is not None:
         rng.shuffle(segments)
     waiting: Windows = {}
     for group in _filled(segments, fields, opened, buffer_bytes):
-        drawn = _drawn(opened, fields, group, length, rng)
+        drawn = _drawn(opened, quick, fields, group, length, rng)
         waiting = _joined(waiting, drawn)
         count = len(waiting["episode"]) // batch_size * batch_size
         for i in range(0, count, batch_size):
@@ -231,6 +252,7 @@ def windows(
 
 def _segments(
     opened: Opened,
+    quick: QuickColumns,
     fields: Sequence[str],
     episodes: Sequence[int],
     length: int,
@@ -239,7 +261,7 @@ def _segments(
 ) -> Iterator[_Segment]:
     spans: dict[str, _Span] = {}
     for episode in episodes:
-        found = [_span(opened, episode, field, None, None) for field in fields]
+        found = _spans(opened, quick, episode, fields)
         counts = {span.count for span in found}
         if len(counts) > 1:
             rows = ", ".join(f"{f}: {s.count}" for f, s in zip(fields, found, strict=True))
@@ -248,6 +270,7 @@ def _segments(
             if span.dtype is not None:
                 _check_alike(field, [spans.setdefault(field, span), span])
         row_bytes = max(1, sum(span.row_bytes for span in found))
+        forms = tuple((span.dtype or np.dtype(float), span.shape) for span in found)
         starts = np.arange(0, counts.pop() - length + 1, stride)
         # A window is held twice, in its segment and in its batch, and length/stride times.
         copies = 1 + -(-length // stride)
@@ -255,7 +278,15 @@ def _segments(
         for i in range(0, len(starts), per_segment):
             part = starts[i : i + per_segment]
             rows_needed = int(part[-1] - part[0]) + length
-            yield _Segment(episode, int(part[0]), part - part[0], rows_needed)
+            yield _Segment(episode, int(part[0]), part - part[0], rows_needed, forms)
+
+
+def _spans(opened: Opened, quick: QuickColumns, episode: int, fields: Sequence[str]) -> list[_Span]:
+    """Return the whole length of some fields of an episode."""
+    forms = quick.forms(episode, fields)
+    if forms is None:
+        return [_span(opened, episode, field, None, None) for field in fields]
+    return [_Span(episode, Path(), 0, form.shape[0], form.dtype, form.shape[1:]) for form in forms]
 
 
 def _filled(
@@ -279,6 +310,7 @@ def _filled(
 
 def _drawn(
     opened: Opened,
+    quick: QuickColumns,
     fields: Sequence[str],
     segments: Sequence[_Segment],
     length: int,
@@ -289,17 +321,34 @@ def _drawn(
     for segment in segments:
         parts["episode"].append(np.full(len(segment.starts), segment.episode, np.int64))
         parts["start"].append(segment.starts + segment.first)
-        with opened(segment.episode) as group:
-            for field in fields:
-                last = segment.first + segment.rows
-                rows = read_rows(group[field], segment.first, last)
-                views = np.lib.stride_tricks.sliding_window_view(rows, length, axis=0)
-                parts[field].append(np.moveaxis(views[segment.starts], -1, 1))
+    for segment, rows_of in zip(
+        segments, _segment_rows(opened, quick, fields, segments), strict=True
+    ):
+        for field, rows in zip(fields, rows_of, strict=True):
+            views = np.lib.stride_tricks.sliding_window_view(rows, length, axis=0)
+            parts[field].append(np.moveaxis(views[segment.starts], -1, 1))
     together = {name: np.concatenate(values) for name, values in parts.items()}
     if rng is None:
         return together
     order = rng.permutation(len(together["episode"]))
     return {name: values[order] for name, values in together.items()}
+
+
+def _segment_rows(
+    opened: Opened, quick: QuickColumns, fields: Sequence[str], segments: Sequence[_Segment]
+) -> list[list[Array]]:
+    """Return the rows of each field of each segment."""
+    found = []
+    for segment in segments:
+        arrays = [np.empty((segment.rows, *shape), dtype) for dtype, shape in segment.forms]
+        reads = [(field, segment.first, rows) for field, rows in zip(fields, arrays, strict=True)]
+        if not quick.read(segment.episode, reads):
+            with opened(segment.episode) as group:
+                for field, first, rows in reads:
+                    rows[...] = read_rows(group[field], first, first + len(rows))
+        found.append(arrays)
+    _read_again(opened, quick)
+    return found
 
 
 def _joined(first: Mapping[str, Array], second: Windows) -> Windows:

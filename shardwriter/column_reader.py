@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
+from h5py import h5fd, h5i
 
 from shardwriter.codec import inflate, unshuffle
 from shardwriter.errors import ShardDamaged
@@ -30,6 +31,7 @@ _DECODED = {(SHUFFLE, DEFLATE), (DEFLATE,), (SHUFFLE,), ()}
 
 _THREADS = 4  # more than this many decode faster than one thread of HDF5 can read
 _LEAST_PARALLEL_BYTES = 1 << 20
+_GUESSES = 4  # of a timestep's chunk, before chunks are halved instead
 
 
 def read_rows(dataset: h5py.Dataset, start: int, stop: int) -> Array:
@@ -47,63 +49,127 @@ def read_rows(dataset: h5py.Dataset, start: int, stop: int) -> Array:
     ShardDamaged
         A chunk does not hold what it should.
     """
-    decode = _decoder_of(dataset)
-    if decode is None or stop <= start or dataset.size == 0:
+    column = _Column.of(dataset)
+    if column is None or stop <= start or dataset.size == 0:
         return np.asarray(dataset[start:stop])
-    out = np.empty((stop - start, *dataset.shape[1:]), dataset.dtype)
-    rows = dataset.chunks[0]
-    chunks = range(start // rows, -(-stop // rows))
+    return column.read(start, stop)
 
-    def place(chunk: int) -> None:
-        first = chunk * rows
-        low, high = max(start, first), min(stop, first + rows)
-        target = out[low - start : high - start]
-        data = _stored(dataset, chunk)
-        if data is None:
+
+class _Column:
+    """A dataset whose chunks are decoded here."""
+
+    def __init__(self, dataset: h5py.Dataset, decode: Decoder) -> None:
+        self._dataset = dataset
+        self._decode = decode
+        self._file = _descriptor(dataset)
+        self._shape = dataset.shape[1:]
+        self._dtype = dataset.dtype
+        self.rows: int = dataset.chunks[0]
+
+    @classmethod
+    def of(cls, dataset: h5py.Dataset) -> "_Column | None":
+        """Return the column of a dataset, None where HDF5 has to decode it."""
+        chunk = dataset.chunks
+        if chunk is None or chunk[1:] != dataset.shape[1:]:
+            return None
+        properties = dataset.id.get_create_plist()
+        filters = tuple(properties.get_filter(i)[0] for i in range(properties.get_nfilters()))
+        decode = decoder(dataset.dtype, chunk, filters)
+        return None if decode is None else cls(dataset, decode)
+
+    def read(self, start: int, stop: int) -> Array:
+        """Return rows, by several threads where they are many."""
+        out = np.empty((stop - start, *self._shape), self._dtype)
+        chunks = range(start // self.rows, -(-stop // self.rows))
+
+        def place(chunk: int) -> None:
+            first = chunk * self.rows
+            low, high = max(start, first), min(stop, first + self.rows)
+            self._place(chunk, out[low - start : high - start], low - first)
+
+        if len(chunks) == 1 or out.nbytes < _LEAST_PARALLEL_BYTES or threads() == 1:
+            for chunk in chunks:
+                place(chunk)
+        else:
+            for _ in _pool().map(place, chunks):
+                pass
+        return out
+
+    def _place(self, chunk: int, target: Array, first: int) -> None:
+        """Decode a chunk's rows from `first` on into their place."""
+        dataset = self._dataset
+        origin = (chunk * self.rows,) + (0,) * len(self._shape)
+        stored = dataset.id.get_chunk_info_by_coord(origin)
+        if stored.byte_offset is None:
             target[...] = dataset.fillvalue
             return
         try:
-            decode(data, target, low - first)
+            if stored.filter_mask:
+                raise ValueError(f"it skips filters ({stored.filter_mask})")
+            if self._file is None:
+                _, data = dataset.id.read_direct_chunk(origin)
+            else:  # outside the library, which lets in one thread at a time
+                data = os.pread(self._file, stored.size, stored.byte_offset)
+            self._decode(data, target, first)
         except ValueError as error:
-            raise _damaged(dataset, chunk, str(error)) from error
-
-    if len(chunks) == 1 or out.nbytes < _LEAST_PARALLEL_BYTES or threads() == 1:
-        for chunk in chunks:
-            place(chunk)
-        return out
-    for _ in _pool().map(place, chunks):
-        pass
-    return out
+            place = f"{dataset.name}, chunk {chunk}"
+            raise ShardDamaged(Path(dataset.file.filename), place, str(error)) from error
 
 
-def search_sorted(dataset: h5py.Dataset, value: int) -> int:
-    """Return the first row of sorted timesteps that is not below `value`.
+def _descriptor(dataset: h5py.Dataset) -> int | None:
+    """Return the descriptor of a dataset's file, None for one that is no plain file."""
+    file = h5i.get_file_id(dataset.id)
+    is_plain = file.get_access_plist().get_driver() == h5fd.SEC2
+    return int(file.get_vfd_handle()) if is_plain else None
 
-    Reads one chunk for each halving of their number.
+
+def search_sorted(dataset: h5py.Dataset, low: int, high: int) -> tuple[int, int]:
+    """Return the rows of sorted timesteps, from the first not below `low` to that not below `high`.
+
+    Guesses the chunk, as if timesteps were evenly spaced, and otherwise halves what is left.
     """
-    rows = dataset.chunks[0]
-    low, high = 0, -(-len(dataset) // rows)
-    while low < high:  # the first chunk whose last row is not below value
-        middle = (low + high) // 2
-        last = min(len(dataset), (middle + 1) * rows) - 1
-        if read_rows(dataset, last, last + 1)[0] < value:
-            low = middle + 1
-        else:
-            high = middle
-    first = low * rows
-    if first >= len(dataset):
-        return len(dataset)
-    chunk = read_rows(dataset, first, min(len(dataset), first + rows))
-    return int(first + np.searchsorted(chunk, value))
+    search = _Search(dataset)
+    first = search.row(low)
+    return first, max(first, search.row(high))
 
 
-def _decoder_of(dataset: h5py.Dataset) -> Decoder | None:
-    """Return what makes rows of a stored chunk, None where HDF5 has to."""
-    if dataset.chunks is None or dataset.chunks[1:] != dataset.shape[1:]:
-        return None
-    properties = dataset.id.get_create_plist()
-    filters = tuple(properties.get_filter(i)[0] for i in range(properties.get_nfilters()))
-    return decoder(dataset.dtype, dataset.chunks, filters)
+class _Search:
+    def __init__(self, dataset: h5py.Dataset) -> None:
+        self._dataset = dataset
+        self._column = _Column.of(dataset)
+        self._rows: int = dataset.chunks[0]
+        self._length: int = len(dataset)
+        self._seen: dict[int, Array] = {}
+
+    def _chunk(self, number: int) -> Array:
+        if number not in self._seen:
+            start = number * self._rows
+            stop = min(self._length, start + self._rows)
+            self._seen[number] = (
+                self._column.read(start, stop) if self._column else self._dataset[start:stop]
+            )
+        return self._seen[number]
+
+    def row(self, value: int) -> int:
+        """Return the first row that is not below a value."""
+        low, high = 0, -(-self._length // self._rows)  # that chunk is among these, or the end
+        guess, guesses = value // self._rows, 0
+        while low < high:
+            guess = min(max(guess, low), high - 1)
+            chunk = self._chunk(guess)
+            first, last = int(chunk[0]), int(chunk[-1])
+            if last < value:
+                low = guess + 1
+            elif first < value or guess == 0:
+                return guess * self._rows + int(np.searchsorted(chunk, value))
+            else:
+                high = guess
+            guesses += 1
+            if guesses < _GUESSES:
+                guess += (value - first) // max(1, (last - first + 1) * self._rows // len(chunk))
+            else:
+                guess = (low + high) // 2
+        return min(low * self._rows, self._length)
 
 
 def decoder(
@@ -140,21 +206,6 @@ def decoder(
             out[...] = rows[first : first + len(out)]
 
     return decode
-
-
-def _stored(dataset: h5py.Dataset, chunk: int) -> bytes | None:
-    """Return a chunk as it is stored, None for one that was never written."""
-    origin = (chunk * dataset.chunks[0],) + (0,) * (dataset.ndim - 1)
-    if dataset.id.get_chunk_info_by_coord(origin).byte_offset is None:
-        return None
-    mask, data = dataset.id.read_direct_chunk(origin)
-    if mask:
-        raise _damaged(dataset, chunk, f"it skips filters ({mask})")
-    return bytes(data)
-
-
-def _damaged(dataset: h5py.Dataset, chunk: int, problem: str) -> ShardDamaged:
-    return ShardDamaged(Path(dataset.file.filename), f"{dataset.name}, chunk {chunk}", problem)
 
 
 def threads() -> int:

@@ -39,6 +39,7 @@ from shardwriter.layout import (
 from shardwriter.live import LiveExperiment
 from shardwriter.live_episode import LiveEpisode
 from shardwriter.published import published_file
+from shardwriter.quick_columns import QuickColumns
 from shardwriter.recorded_episode import RecordedEpisode
 from shardwriter.schema import INDEX_DTYPE
 from shardwriter.shard_description import check_format
@@ -322,7 +323,7 @@ class ExperimentLoader:
         if table in (self._index.dtype.names or ()):
             chosen = self._index[table][[self._rows[episode] for episode in ids]]
             rows = np.maximum(chosen, 0).tolist()
-        return concatenated(self._readable_group, field, ids, rows, start, stop)
+        return concatenated(self._readable_group, self._quick(), field, ids, rows, start, stop)
 
     def iter_windows(
         self,
@@ -374,7 +375,8 @@ class ExperimentLoader:
             raise ConfigError("fields", "at least one", fields)
         size = int(buffer_mb * 1e6)
         ids, chance = self._chosen(episodes), seed if shuffle else None
-        return windows(self._readable_group, fields, ids, length, stride, batch_size, chance, size)
+        reading = (self._readable_group, self._quick())
+        return windows(*reading, fields, ids, length, stride, batch_size, chance, size)
 
     def _chosen(self, episodes: Sequence[int] | None) -> list[int]:
         finished = [episode for episode in self._rows if self._source_of(episode) is None]
@@ -388,6 +390,9 @@ class ExperimentLoader:
 
     def _group(self, episode: int) -> AbstractContextManager[h5py.Group]:
         return self._shards.group(self._rows[episode])
+
+    def _quick(self) -> QuickColumns:
+        return QuickColumns(lambda episode: self._shards.stored(self._rows[episode]))
 
     @contextmanager
     def _readable_group(self, episode: int) -> Iterator[h5py.Group]:

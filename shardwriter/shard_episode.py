@@ -4,13 +4,15 @@ Invariant: nothing is read from a group before it is known that nothing in it le
 """
 
 import math
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+from h5py import h5d, h5g
 
 from shardwriter.column_reader import read_rows, search_sorted
 from shardwriter.errors import ShardDamaged
@@ -78,9 +80,11 @@ class ShardEpisode:
             if name not in group:
                 return None
             table = _safe_table(path, group, name)
-            rows, chosen = timestep_rows(table[TIMESTEPS], start, stop)
+            timesteps = table.pop(TIMESTEPS)
+            rows, chosen = timestep_rows(timesteps, start, stop)
+            table = {TIMESTEPS: timesteps, **table}
             check_memory(path, name, _row_bytes(table) * (rows.stop - rows.start))
-            return {key: _read(table[key], rows, chosen) for key in [TIMESTEPS, *_others(table)]}
+            return {key: _read(dataset, rows, chosen) for key, dataset in table.items()}
 
 
 def _tree(group: h5py.Group, name: str) -> Any:
@@ -93,26 +97,25 @@ def _tree(group: h5py.Group, name: str) -> Any:
     return read_tree(group[name])
 
 
-def _safe_table(path: Path, group: h5py.Group, name: str) -> h5py.Group:
-    """Return a table, once nothing in it leads elsewhere."""
+def _safe_table(path: Path, group: h5py.Group, name: str) -> dict[str, h5py.Dataset]:
+    """Return the columns of a table by name, once nothing in it leads elsewhere."""
     check_path(path, group.id, name)
-    table = group[name]
-    lengths = set()
-    for key in entries(path, table.id):
-        dataset = open_child(path, table.id, key)
-        check_column(path, dataset)
-        lengths.add(dataset.shape[0])
-    if len(lengths) != 1 or TIMESTEPS not in table:
+    table = h5g.open(group.id, name.encode())
+    columns = {}
+    for key in entries(path, table):
+        node = open_child(path, table, key)
+        if not isinstance(node, h5d.DatasetID):
+            raise ShardDamaged(path, name, "expected columns, got a group")
+        check_column(path, node)
+        columns[os.fsdecode(key)] = h5py.Dataset(node)
+    lengths = {dataset.shape[0] for dataset in columns.values()}
+    if len(lengths) != 1 or TIMESTEPS not in columns:
         raise ShardDamaged(path, name, f"expected columns of one length, got {lengths}")
-    return table
+    return columns
 
 
-def _row_bytes(table: h5py.Group) -> int:
+def _row_bytes(table: Mapping[str, h5py.Dataset]) -> int:
     return sum(math.prod(dataset.shape[1:]) * dataset.dtype.itemsize for dataset in table.values())
-
-
-def _others(table: h5py.Group) -> Iterator[str]:
-    return (key for key in table if key != TIMESTEPS)
 
 
 def timestep_rows(
@@ -124,8 +127,7 @@ def timestep_rows(
     low = np.iinfo(np.int64).min if start is None else start
     high = np.iinfo(np.int64).max if stop is None else stop
     if timesteps.attrs.get("is_sorted", False) and len(timesteps):
-        first, last = search_sorted(timesteps, low), search_sorted(timesteps, high)
-        return slice(first, max(first, last)), None
+        return slice(*search_sorted(timesteps, low, high)), None
     values = read_rows(timesteps, 0, len(timesteps))
     chosen = np.flatnonzero((values >= low) & (values < high))
     if len(chosen) == 0:

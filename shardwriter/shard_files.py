@@ -139,6 +139,16 @@ class ShardFiles:
         except UNCERTAIN:
             self._checked(row).close()
 
+    def stored(self, row: int) -> tuple[Structure, str]:
+        """Open an episode's shard to be read from its bytes; return it and the episode's group.
+
+        Raises
+        ------
+        Unfamiliar, OSError, ValueError
+            As ``structure``.
+        """
+        return self.structure(row), episode_group(self._shard_ids[row])
+
     def structure(self, row: int, *, is_read_whole: bool = True) -> Structure:
         """Open an episode's shard to be read from its bytes, once it is known to be the right one.
 

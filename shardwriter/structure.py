@@ -140,7 +140,8 @@ class Structure:
         self.close()
 
     def close(self) -> None:
-        """Close the file; what was read of it stays."""
+        """Close the file; what was noted for ``are_sound`` stays."""
+        self._whole = b""
         os.close(self._fd)
 
     def read(self, offset: int, size: int) -> bytes:
