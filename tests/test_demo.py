@@ -210,7 +210,6 @@ def test_rollout_logs_what_it_says(tmp_path):
         learned = final_weights(initial, episode)
         assert episode.get_neural_states()["membrane_potential"].shape == (1200, 400)
         assert episode.get_behavior()["position"].shape == (1200, 2)
-        assert episode.get_static_data("units")["timestep"] == "ms"
     assert np.array_equal(initial, Circuit(1).weights)
     assert len(rewards["values"]) == len(meals["timesteps"]) == summary["food_eaten"]
     assert sum(summary[f"food_quarter_{i}"] for i in (1, 2, 3, 4)) == summary["food_eaten"]

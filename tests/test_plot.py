@@ -24,10 +24,12 @@ PANELS = {
 }
 
 
-def record(directory, log, steps=200):
+def record(directory, log, units=None, steps=200):
     """Record one episode with a function of (episode, t, rng); return the experiment's path."""
     rng = np.random.default_rng(0)
-    with DataExporter("plots", directory, neural_sampling_rate=1, seed=1) as exporter:  # noqa: SIM117
+    with DataExporter("plots", directory, neural_sampling_rate=1, seed=1) as exporter:
+        if units is not None:
+            exporter.save_units(units, dt=1e-3)
         with exporter.start_episode(0) as episode:
             for t in range(steps):
                 log(episode, t, rng)
@@ -169,12 +171,11 @@ def test_long_episodes_show_potentials_of_a_short_window(tmp_path):
 def test_units_and_populations_name_the_axes(tmp_path):
     def log(episode, t, rng):
         if t == 0:
-            units = {"timestep": "ms", "weight": "nS", "position": "cm", "membrane_potential": "mV"}
-            episode.log_static_data("units", units)
             episode.log_static_data("populations", {"late": [8, 20], "early": [0, 8]})
         logs(ALL)(episode, t, rng)
 
-    directory = record(tmp_path, log)
+    units = {"weight": "nS", "position": "cm", "membrane_potential": "mV"}
+    directory = record(tmp_path, log, units)
     figure = drawn(directory)
     texts = {text.get_text() for axes in figure.axes for text in axes.texts}
     assert {"rate (Hz)", "y (cm)", "weight change,\nsummed (nS)"} <= labels(figure)
@@ -196,7 +197,6 @@ def test_static_data_of_another_meaning_is_ignored(tmp_path, populations):
     def log(episode, t, rng):
         if t == 0:
             episode.log_static_data("populations", {"populations": populations})
-            episode.log_static_data("units", {"timestep": 3})
         logs(ALL)(episode, t, rng)
 
     assert "timestep" in {axes.get_xlabel() for axes in drawn(record(tmp_path, log)).axes}

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from shardwriter.demo.forager import BodyConfig, rollout
+from shardwriter.demo.forager import DT_S, UNITS, BodyConfig, rollout
 from shardwriter.demo.learning import mean_walk, plot_learning
 from shardwriter.demo.network import MOTOR, Circuit
 from shardwriter.demo.plasticity import PlasticityConfig
@@ -90,6 +90,7 @@ def run(
         "foraging", output, neural_sampling_rate=1, seed=seed, progress=progress
     ) as exporter:
         exporter.save_config(_config(circuit, steps, seed))
+        exporter.save_units(UNITS, dt=DT_S)
         exporter.save_network_structure(**circuit.structure())
         begin = time.perf_counter()
         exporter.run_episodes(live, range(episodes), workers)

@@ -14,10 +14,10 @@ from shardwriter.demo.plasticity import Change, Dopamine, Plasticity, Plasticity
 from shardwriter.demo.world import Arena, ArenaConfig, Meal
 from shardwriter.episode import Episode
 
-__all__ = ["UNITS", "BodyConfig", "Forager", "rollout"]
+__all__ = ["DT_S", "UNITS", "BodyConfig", "Forager", "rollout"]
 
+DT_S = 1e-3
 UNITS = {
-    "timestep": "ms",
     "membrane_potential": "mV",
     "weight": "mV",
     "position": "cm",
@@ -130,7 +130,6 @@ def rollout(
     populations = {name: [ids.start, ids.stop] for name, ids in POPULATIONS.items()}
     episode.log_static_data("arena", {"size_cm": arena.config.size_cm, "food_cm": arena.food})
     episode.log_static_data("populations", populations)
-    episode.log_static_data("units", UNITS)
     quarters = [0, 0, 0, 0]
     for t in range(steps):
         fired, meal = forager.step(t)

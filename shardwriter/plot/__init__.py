@@ -2,18 +2,14 @@
 
 `plot_episode` draws what fired, what it earned, where it went; `plot_experiment` return, length
 and firing rate of every episode. They draw any recording; a group that was not recorded leaves its
-panel out. Two kinds of static data make the picture of an episode say more:
-
-``units``
-    text by field: ``timestep`` (``ms`` or ``s``: then rates are in hertz), ``weight``,
-    ``reward``, and the names of neural and behaviour fields.
-``populations``
-    ``[first id, stop]`` by name, for at most eight populations of neurons.
+panel out. Units are those of ``save_units``; with ``dt``, time is in seconds and rates in hertz.
+Static data ``populations``, ``[first id, stop]`` by name for at most eight populations of neurons,
+give these their colours.
 
 Matplotlib is imported by the functions that need it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +33,6 @@ def plot_episode(
     start: int | None = None,
     stop: int | None = None,
     fields: Sequence[str] | None = None,
-    units: Mapping[str, str] | None = None,
 ) -> Path:
     """Draw an episode, or its timesteps ``start <= t < stop``, into an image file.
 
@@ -53,8 +48,6 @@ def plot_episode(
         What to show: ``spikes``, ``rewards``, ``weight_changes``, and fields of neural states and
         behaviour by name, as ``position`` or ``behavior/position``. By default all for which there
         is room.
-    units
-        Text by field, for the labels of axes.
 
     Returns
     -------
@@ -70,7 +63,7 @@ def plot_episode(
     """
     require_matplotlib()
     _check_suffix(output)
-    recording = read_recording(episode, start, stop, fields, units)
+    recording = read_recording(episode, start, stop, fields)
     return _saved(output, draw, recording)
 
 

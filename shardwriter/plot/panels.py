@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from shardwriter.layout import BEHAVIOR, NEURAL_STATES, REWARDS, WEIGHT_CHANGES
 from shardwriter.plot.recording import Recording
 from shardwriter.plot.style import PALETTE
 
@@ -213,7 +214,7 @@ def _traces(axes: Any, r: Recording) -> None:
 
 def _scale_bar(axes: Any, r: Recording, span: float) -> None:
     length = _round_down(span)
-    unit = r.units.get(r.trace_name, "")
+    unit = r.units.of(NEURAL_STATES, r.trace_name) or ""
     axes.plot(
         [1.015, 1.015], [0, length], color="black", linewidth=1.2, clip_on=False,
         transform=axes.get_yaxis_transform(),
@@ -252,7 +253,7 @@ def _series(axes: Any, r: Recording, *, name: str) -> None:
         axes.plot(
             clock[starts], np.add.reduceat(values, starts) / counts, color=colour, label=label
         )
-    axes.set_ylabel(_folded(r.label(name)))
+    axes.set_ylabel(_folded(r.label(BEHAVIOR, name)))
     if several:
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0.2, handlelength=1)
 
@@ -270,7 +271,7 @@ def _rewards(axes: Any, r: Recording) -> None:
     else:
         axes.plot(times, values, color=_RED, linewidth=0.5, rasterized=True)
     axes.axhline(0, color=_GREY, linewidth=0.5)
-    axes.set_ylabel(r.label("reward"), color=_RED)
+    axes.set_ylabel(r.label(REWARDS, "reward"), color=_RED)
     low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
     axes.set_ylim(1.6 * low, 1.6 * high if high > low else 1.0)
     first, stop = r.clock((r.first, r.stop)).tolist()
@@ -294,7 +295,7 @@ def _weights(axes: Any, r: Recording) -> None:
         total, _ = np.histogram(times[is_mine], edges, weights=deltas[is_mine])
         axes.stairs(total, r.clock(edges), color=colour, fill=True, alpha=0.85, label=name)
     axes.axhline(0, color=_GREY, linewidth=0.5)
-    axes.set_ylabel(r.label("weight", "weight change,\nsummed"))
+    axes.set_ylabel(r.label(WEIGHT_CHANGES, "weight", "weight change,\nsummed"))
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.35 * (high - low))
     axes.legend(loc="upper right", ncols=2, borderaxespad=0.0)
@@ -321,8 +322,8 @@ def _path(axes: Any, r: Recording) -> None:
         )  # fmt: skip
     axes.set_aspect("equal", adjustable="datalim")
     axes.autoscale_view()
-    axes.set_xlabel(r.label(r.path_name, "x"))
-    axes.set_ylabel(r.label(r.path_name, "y"))
+    axes.set_xlabel(r.label(BEHAVIOR, r.path_name, "x"))
+    axes.set_ylabel(r.label(BEHAVIOR, r.path_name, "y"))
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
     bar = axes.figure.colorbar(line, ax=axes, shrink=0.85, aspect=30, pad=0.02)
     bar.set_label(r.time_label)

@@ -15,6 +15,7 @@ from shardwriter.layout import BEHAVIOR, NEURAL_STATES, REWARDS, SPIKES, TIMESTE
 from shardwriter.plot.style import PALETTE
 from shardwriter.recorded_episode import RecordedEpisode
 from shardwriter.spikes import SpikeTrain
+from shardwriter.units import Units
 
 __all__ = ["Recording", "read_recording"]
 
@@ -24,6 +25,7 @@ _DETAIL_STEPS = 400
 _MOST_TRACES = 6
 _MOST_SERIES = 4
 _MOST_COMPONENTS = 6
+_LONGEST_IN_MS = 2.0  # seconds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +33,7 @@ class Recording:
     """All that a picture needs; an absent group is None or empty."""
 
     title: str
-    units: Mapping[str, str]
+    units: Units
     populations: Mapping[str, tuple[int, int]]
     first: int
     stop: int
@@ -55,27 +57,29 @@ class Recording:
 
     @property
     def hertz(self) -> float | None:
-        """Events per timestep times this are events per second; None without a time unit."""
-        return {"ms": 1e3, "s": 1.0}.get(self.units.get("timestep", ""))
+        """Events per timestep times this are events per second; None where ``dt`` is unknown."""
+        return None if self.units.dt is None else 1 / self.units.dt
 
     def clock(self, timesteps: Any) -> Any:
         """Scale timesteps to what the time axis shows."""
-        return np.asarray(timesteps) * (1e-3 if self.shows_seconds else 1.0)
+        if self.units.dt is None:
+            return np.asarray(timesteps)
+        return np.asarray(timesteps) * self.units.dt * (1.0 if self._shows_seconds else 1e3)
 
     @property
-    def shows_seconds(self) -> bool:
-        """Whether the time axis is in seconds though timesteps are milliseconds."""
-        return self.units.get("timestep") == "ms" and self.stop - self.first > 2000
+    def _shows_seconds(self) -> bool:
+        return (self.stop - self.first) * (self.units.dt or 0.0) > _LONGEST_IN_MS
 
     @property
     def time_label(self) -> str:
         """Return the label of the time axis."""
-        unit = "s" if self.shows_seconds else self.units.get("timestep")
-        return f"time ({unit})" if unit else "timestep"
+        if self.units.dt is None:
+            return "timestep"
+        return "time (s)" if self._shows_seconds else "time (ms)"
 
-    def label(self, field: str, text: str | None = None) -> str:
+    def label(self, table: str, field: str, text: str | None = None) -> str:
         """Return a field's name with its unit, where it has one."""
-        unit = self.units.get(field)
+        unit = self.units.of(table, field)
         name = text or field.replace("_", " ")
         return f"{name} ({unit})" if unit else name
 
@@ -85,12 +89,10 @@ def read_recording(
     start: int | None,
     stop: int | None,
     fields: Sequence[str] | None = None,
-    units: Mapping[str, str] | None = None,
 ) -> Recording:
     """Read what a picture of ``start <= timestep < stop`` shows.
 
-    `fields` are those to show, None for a choice of them; `units` are the experiment's, over which
-    the episode's own go.
+    `fields` are those to show, None for a choice of them.
     """
     chosen = _chosen(episode, fields)
     spikes = episode.get_spikes(start, stop)
@@ -114,7 +116,7 @@ def read_recording(
     path_name, path = _path(behavior)
     return Recording(
         title=_title(episode),
-        units={**(units or {}), **_units(static.get("units"))},
+        units=episode.get_units(),
         populations=populations,
         first=first,
         stop=last,
@@ -164,10 +166,6 @@ def _title(episode: RecordedEpisode) -> str:
     if facts.get("total_reward"):
         parts.append(f"reward {facts['total_reward']:g}")
     return " · ".join(part for part in parts if part)
-
-
-def _units(value: Any) -> dict[str, str]:
-    return {k: v for k, v in value.items() if isinstance(v, str)} if isinstance(value, dict) else {}
 
 
 def _populations(value: Any) -> dict[str, tuple[int, int]]:

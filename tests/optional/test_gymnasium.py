@@ -137,25 +137,3 @@ def test_a_space_without_a_form_is_refused(tmp_path: Path) -> None:
     env.observation_space = spaces.Dict({"a": spaces.Sequence(spaces.Discrete(2))})
     with options(tmp_path) as exporter, pytest.raises(ConfigError, match="observation_space"):
         RecordEpisodes(env, exporter)
-
-
-def test_mujoco(tmp_path: Path) -> None:
-    with options(tmp_path) as exporter:
-        env = RecordEpisodes(gymnasium.make("HalfCheetah-v5", max_episode_steps=20), exporter)
-        first, _ = env.reset()
-        done = False
-        while not done:
-            last, _, _, done, info = env.step(np.zeros(6, np.float32))
-        env.close()
-    with ExperimentLoader(exporter.output_dir) as loader:
-        episode = loader.get_episode(0)
-        behavior = episode.get_behavior()
-        assert loader.get_metadata()["env_id"] == "HalfCheetah-v5"
-        assert behavior["observation"].shape == (20, 17)
-        np.testing.assert_array_equal(behavior["observation"][0], first)
-        np.testing.assert_array_equal(episode.get_final_state()["observation"], last)
-        assert behavior["info.x_velocity"][-1] == info["x_velocity"]
-        assert behavior["truncated"].tolist() == [False] * 19 + [True]
-        again = gymnasium.make("HalfCheetah-v5")
-        replayed, _ = again.reset(seed=episode.get_metadata()["seed"])
-        np.testing.assert_array_equal(replayed, first)
