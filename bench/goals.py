@@ -109,6 +109,9 @@ GOALS: tuple[Goal, ...] = (
     _most("start/help", 200),
     _most("start/first_row", 1_000),
     _most("idle/writer", 1),
+    _most("death/rollout", 10),
+    _most("death/writer", 10),
+    _most("death/producer", 10),
     _most("compression/column", 1.03),
 )
 

@@ -33,6 +33,7 @@ QUESTIONS = {
     "start": "import, --help, first row",
     "compression": "ratio and speed of each codec, and precision",
     "idle": "CPU of a blocked writer",
+    "death": "how soon a killed process is noticed",
 }
 TIMEOUT_S, FULL_TIMEOUT_S = 900, 3_600
 

@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from merge import merge_experiment
-from shardwriter import ExperimentLoader
+from shardwriter import DataExporter, ExperimentLoader
 from shardwriter.config import RecorderConfig
 from shardwriter.errors import EpisodeExists, NoSpace
 from shardwriter.recorder import Recorder
@@ -161,6 +162,35 @@ def test_an_id_that_a_living_process_has_is_refused_and_left_alone(directory: Pa
         episode.end()
     with ExperimentLoader(merge_experiment(directory)) as loader:
         assert loader.get_episode(0).get_behavior()["x"].tolist() == [1.0, 2.0]
+
+
+def test_exporters_of_one_name_get_a_directory_each(tmp_path: Path) -> None:
+    """Eight at once: some of them in the same second."""
+    script = """
+        import sys
+        from shardwriter import DataExporter
+
+        with DataExporter("maze", sys.argv[1], progress=False) as exporter:
+            with exporter.start_episode(0) as episode:
+                episode.log_timestep(0, behavior={"who": float(sys.argv[2])})
+        print(exporter.output_dir, flush=True)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)]
+    several = [
+        subprocess.Popen([*command, str(who)], stdout=subprocess.PIPE, text=True)
+        for who in range(2)
+    ]
+    directories = [process.communicate()[0].strip() for process in several]
+    for who, found in enumerate(directories):
+        with ExperimentLoader(found) as loader:
+            assert loader.get_episode(0).get_behavior()["who"].tolist() == [float(who)]
+    with ThreadPoolExecutor() as pool:
+        made = [*pool.map(lambda _: DataExporter("maze", tmp_path, progress=False), range(8))]
+    names = {exporter.output_dir.name for exporter in made}
+    assert len(names) == 8
+    assert len({name[: len("maze_20260101_000000")] for name in names}) < 8
+    for exporter in made:
+        exporter.close(merge=False)
 
 
 def test_recovery_does_not_ask_the_clock(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -287,3 +287,42 @@ def test_a_disk_that_fails_under_buffers(tmp_path: Path, way: str) -> None:
     for error in errors:
         assert error.count("Input/output error") == 1
         assert ".buffer: expected a buffer that can be written" in error
+
+
+def test_a_directory_that_may_not_be_written(tmp_path: Path) -> None:
+    """Each attempt raises the system's own error, and leaves what there was and nothing else."""
+    script = """
+        import sys
+        from pathlib import Path
+        from shardwriter import DataExporter
+
+        folder = Path(sys.argv[1])
+        exporter = DataExporter("o", folder, progress=False)
+        shards = exporter.output_dir / "shards"
+        with exporter.start_episode(0) as episode:
+            episode.log_timestep(0, behavior={"x": 1.0})
+        episode.wait()
+        before = sorted(folder.rglob("*"))
+        for closed, attempt in ((folder, lambda: DataExporter("p", folder)),
+                                (shards, lambda: exporter.start_episode(1))):
+            closed.chmod(0o500)
+            try:
+                attempt()
+            except PermissionError as error:
+                print(error)
+            closed.chmod(0o700)
+        assert sorted(folder.rglob("*")) == before
+        exporter.start_episode(1).end()
+        exporter.close()
+        print(len(list(shards.glob("*.h5"))))
+    """
+    command = [*without_privilege(), sys.executable, "-c", textwrap.dedent(script), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    *errors, shards = done.stdout.splitlines()
+    assert len(errors) == 2
+    assert "Permission denied" in errors[0]
+    assert str(tmp_path / "p_") in errors[0]
+    assert "Permission denied" in errors[1]
+    assert "episode_0001" in errors[1]
+    assert shards == "2"
