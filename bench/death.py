@@ -40,7 +40,8 @@ import os, signal, sys, time
 from pathlib import Path
 from shardwriter.process import Child
 
-Child("bench.death:watch", {"NOTICED": sys.argv[2]}).link.recv()
+writer = Child("bench.death:watch", {"NOTICED": sys.argv[2]})
+writer.link.recv()
 if os.fork() == 0:
     time.sleep(1)
     os._exit(0)
