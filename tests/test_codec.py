@@ -42,7 +42,11 @@ def test_shuffled_as_by_a_transpose(block: np.ndarray[Any, Any]) -> None:
     octets = block.reshape(-1).view(np.uint8)
     data = shuffle(block)
     assert data == octets.reshape(-1, block.dtype.itemsize).T.tobytes()
-    assert unshuffle(data, block.dtype.itemsize).tobytes() == octets.tobytes()
+    found = np.empty_like(block.reshape(-1))
+    unshuffle(data, found)
+    assert found.tobytes() == octets.tobytes()
+    unshuffle(data, found[2:], 2)
+    assert found.tobytes() == octets.tobytes()
 
 
 def test_noise_is_stored_and_the_rest_deflated() -> None:

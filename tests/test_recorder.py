@@ -43,7 +43,7 @@ def test_ids_are_given_or_counted(exporter: DataExporter) -> None:
     assert len(set(ids)) == len(ids)
     exporter.close()
     assert list(statuses(exporter.output_dir)) == sorted(ids)
-    assert (exporter.output_dir / "shards" / "episode_20000.h5").exists()
+    assert (exporter.output_dir / "shards" / "00" / "episode_20000.h5").exists()
 
 
 @pytest.mark.parametrize("episode_id", [-1, 1.0, "1", True, 2**63], ids=repr)
