@@ -19,6 +19,7 @@ __all__ = [
     "EpisodesFailed",
     "EpisodesGone",
     "EpisodesMissing",
+    "ExecutorBroken",
     "ExperimentNotFound",
     "FieldError",
     "FieldsDiffer",
@@ -384,6 +385,22 @@ class WorkerFailed(ShardWriterError):
         return (
             f"run_episodes: expected worker processes that start, {times} in a row ended before "
             f"they took an episode ({how}); what they printed on stderr says why"
+        )
+
+
+class ExecutorBroken(ShardWriterError):
+    """The executor of ``run_episodes`` broke, and takes no more; what was logged is kept."""
+
+    def __init__(self, kind: str, how: str, lost: Sequence[int]) -> None:
+        super().__init__(kind, how, tuple(lost))
+
+    def __str__(self) -> str:
+        kind, how, lost = self.args
+        return (
+            f"run_episodes: expected an executor that outlives its workers, got a {kind} that "
+            f"broke while it had episodes {ranges(lost)} ({how}); give a function that makes one, "
+            f"such as executor=lambda: {kind}(...), so that another can be made, or run again in a "
+            "new one with skip_existing=True"
         )
 
 

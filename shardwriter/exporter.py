@@ -4,6 +4,7 @@ import os
 import secrets
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -395,7 +396,9 @@ class DataExporter:
         episodes: Iterable[int],
         n_workers: int | None = None,
         *,
+        executor: Executor | Callable[[], Executor] | None = None,
         on_error: str = "raise",
+        on_result: Callable[[EpisodeResult], None] | None = None,
         retries: int = 0,
         skip_existing: bool = False,
     ) -> list[EpisodeResult]:
@@ -410,10 +413,20 @@ class DataExporter:
         episodes
             Ids; an iterator is taken one by one, as workers become idle.
         n_workers
-            Processes at a time; by default as many as there are cores to run on.
+            Processes at a time; by default as many as there are cores to run on. With an
+            executor: most episodes that are handed to it at a time; by default two for each of
+            its workers.
+        executor
+            Who runs them: None for processes of this machine, or any
+            ``concurrent.futures.Executor``: a ProcessPoolExecutor, loky's, Dask's
+            ``client.get_executor()``, MPIPoolExecutor, ``shardwriter.engines.RayExecutor``. Its
+            workers have to see the experiment's directory under the same path. A function that
+            makes one lets the run outlive a pool that breaks when a worker dies.
         on_error
             ``"raise"`` raises one error at the end if any episode failed; ``"continue"``
             leaves it to the caller to look at the results.
+        on_result
+            Called with each episode's result as it comes, in the calling thread.
         retries
             How often to run an episode again that failed or whose process died. The shards of
             failed attempts are kept, as ``shards/attempts/episode_0003.1.h5``.
@@ -430,6 +443,10 @@ class DataExporter:
         ------
         EpisodesFailed
             Some episodes failed; it lists them, and what they logged is kept.
+        ExecutorBroken
+            The executor broke before every episode had run; what ran is kept.
+        WorkerFailed
+            Workers end before they begin an episode.
         """
         self._check_open()
         return run_episodes(
@@ -437,7 +454,9 @@ class DataExporter:
             rollout,
             episodes,
             n_workers,
+            executor=executor,
             on_error=on_error,
+            on_result=on_result,
             retries=retries,
             skip_existing=skip_existing,
             shows_progress=self._shows_progress(),

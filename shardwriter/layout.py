@@ -43,6 +43,8 @@ __all__ = [
     "pack_name",
     "packed_shards",
     "scratch_name",
+    "setup_owners",
+    "setup_path",
     "shard_id",
     "temporary_files",
     "temporary_path",
@@ -90,6 +92,7 @@ _PACK_NAME = re.compile(r"pack_(\d{4,})\.h5")  # a shard of many episodes
 _SHARD_NAME = re.compile(r"episode_(\d{4,})\.h5")
 _BUFFER_NAME = re.compile(r"shardwriter-(.+)-[0-9a-f]+\.buffer")
 _SCRATCH_NAME = re.compile(r"shardwriter-(.+)-[0-9a-f]+\.scratch")
+_SETUP_NAME = re.compile(r"\.rollout-(.+)-[0-9a-f]+\.pickle")
 _LEFTOVER_NAME = re.compile(
     r"\.?episode_(\d{4,})\.(?:buffer|h5\.part|h5\.journal|h5\.tmp|h5\.journal\.tmp)"
 )
@@ -182,6 +185,17 @@ def episode_shards(directory: Path) -> list[Path]:
 def packed_shards(directory: Path) -> list[Path]:
     """Return the shards of many episodes, in order."""
     return list(_matching(directory, _PACK_NAME).values())
+
+
+def setup_path(directory: Path, owner: str, tag: str) -> Path:
+    """Return the file that tells the workers of another engine what to run, while it runs."""
+    return directory / f".rollout-{owner}-{tag}.pickle"
+
+
+def setup_owners(directory: Path) -> dict[Path, str]:
+    """Return such files with the labels of the processes that wrote them."""
+    found = ((path, _SETUP_NAME.fullmatch(path.name)) for path in directory.glob(".rollout-*"))
+    return {path: match[1] for path, match in found if match}
 
 
 def pack_name(number: int) -> str:

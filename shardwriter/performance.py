@@ -183,6 +183,12 @@ class Performance:
             self._fold(name)
         return Collected(self._times, self._sealed)
 
+    def taken(self) -> "Collected":
+        """Return what was collected since the last call, for another process."""
+        collected = self.collected()
+        self._times, self._sealed = {}, []
+        return collected
+
     def add(self, collected: "Collected") -> None:
         """Add what another process collected."""
         for name, times in collected.times.items():

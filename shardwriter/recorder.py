@@ -254,6 +254,10 @@ class Recorder:
             self._flusher = _Flusher(self, self.config.flush_interval_s)
         return opened
 
+    def settle(self) -> None:
+        """Wait until the shards of all episodes that have ended are published."""
+        self._episodes.settle(0)
+
     def flush(self) -> None:
         """Bring the rows logged so far to the parts, where no writer process does."""
         self._episodes.flush()

@@ -6,11 +6,11 @@ in ``shards/attempts/``.
 
 import itertools
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from shardwriter.engines.local import result_of
-from shardwriter.engines.result import EpisodeResult
+from shardwriter.engines.outcome import has_begun, sealed_result
+from shardwriter.engines.result import EpisodeResult, Report
 from shardwriter.layout import EpisodePaths
 from shardwriter.recovery import recover_episode
 
@@ -37,9 +37,7 @@ class Attempts:
         self._failed: Counter[int] = Counter()
         self._waiting: deque[int] = deque()
 
-    def all_of(
-        self, episodes: Iterable[int], report: Callable[[EpisodeResult], None]
-    ) -> Iterator[int]:
+    def all_of(self, episodes: Iterable[int], report: Report) -> Iterator[int]:
         """Return the ids to run one by one, failed ones again; report those left out."""
         for episode in episodes:
             earlier = self._earlier(episode) if self._skips_good else None
@@ -62,8 +60,8 @@ class Attempts:
     def take_again(self, result: EpisodeResult) -> bool:
         """Put a failed attempt aside and let its episode run again, if it still may."""
         paths = EpisodePaths(self._directory, result.episode)
-        is_another = result.shard is None and paths.shard.exists()  # the id was taken
-        may_run = not (result.is_good or result.was_stopped or is_another)
+        is_taken = result.shard is None and has_begun(paths) is not None  # by another process
+        may_run = not (result.is_good or result.was_stopped or is_taken)
         if not may_run or self._failed[result.episode] >= self._retries:
             return False
         self._failed[result.episode] += 1
@@ -77,7 +75,7 @@ class Attempts:
         recover_episode(paths)
         if not paths.shard.exists():
             return None
-        result = result_of(paths, "it did not complete")
+        result = sealed_result(paths, "it did not complete")
         if result.is_good:
             return result
         _put_aside(paths)

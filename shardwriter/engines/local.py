@@ -5,40 +5,30 @@ Invariant: every episode that was asked for has one result, whatever happens to 
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import wait
 from typing import Any
 
-import cloudpickle
-
-from shardwriter.engines.result import EpisodeResult
-from shardwriter.engines.worker import Rollout
-from shardwriter.errors import ConfigError, ShardWriterError, WorkerFailed
-from shardwriter.groups import read_attributes, read_tree
-from shardwriter.layout import SUMMARY, EpisodePaths, episode_group
+from shardwriter.engines.outcome import recovered_result
+from shardwriter.engines.result import EpisodeResult, Report
+from shardwriter.engines.worker import Rollout, packed, worker_config
+from shardwriter.errors import ShardWriterError, WorkerFailed
+from shardwriter.layout import EpisodePaths
 from shardwriter.performance import Collected
 from shardwriter.process import Child
-from shardwriter.published import published_file
 from shardwriter.recorder import Recorder
-from shardwriter.recovery import recover_episode
 
-__all__ = ["result_of", "run_local"]
+__all__ = ["MOST_FALSE_STARTS", "LocalEngine"]
 
 _WORKER = "shardwriter.engines.worker:serve"
+MOST_FALSE_STARTS = 3
 _GRACE_S = 3.0
-_MOST_FALSE_STARTS = 3
 
 
-def run_local(
-    recorder: Recorder,
-    rollout: Rollout,
-    episodes: Iterator[int],
-    n_workers: int,
-    report: Callable[[EpisodeResult], None],
-) -> None:
-    """Run a rollout for each episode in worker processes of this machine.
+class LocalEngine:
+    """Worker processes of this machine, fresh interpreters.
 
     Parameters
     ----------
@@ -46,46 +36,46 @@ def run_local(
         The experiment.
     rollout
         What to run; it travels by cloudpickle.
-    episodes
-        Ids; taken one by one, as workers become idle.
     n_workers
         Processes at a time.
-    report
-        Called with each result as it comes.
 
     Raises
     ------
-    KeyboardInterrupt
-        Ctrl-C: running episodes were ended as ``interrupted`` and reported first.
+    ConfigError
+        The rollout cannot travel.
     """
-    config = replace(
-        recorder.config,
-        async_write=True,
-        n_async_workers=1,
-        max_memory_mb=recorder.config.max_memory_mb / n_workers,
-    )
-    try:
-        setup = cloudpickle.dumps((recorder.output_dir, config, recorder.n_neurons, rollout))
-    except Exception as error:
-        expected = "what cloudpickle can send to a worker process"
-        raise ConfigError("rollout", expected, f"{type(error).__name__}: {error}") from error
-    crew = _Crew(recorder, setup, episodes, report)
-    try:
-        crew.run(n_workers)
-    except BaseException:
-        crew.stop()
-        raise
+
+    def __init__(self, recorder: Recorder, rollout: Rollout, n_workers: int) -> None:
+        config = worker_config(recorder.config, n_workers)
+        self._setup = packed((recorder.output_dir, config, recorder.n_neurons, rollout))
+        self._recorder = recorder
+        self._n_workers = n_workers
+
+    def run(self, episodes: Iterator[int], report: Report) -> None:
+        """Run the rollout for each episode; ids are taken one by one, as workers become idle.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            Ctrl-C: running episodes were ended as ``interrupted`` and reported first.
+        """
+        crew = _Crew(self._recorder, self._setup, episodes, report)
+        try:
+            crew.run(self._n_workers)
+        except BaseException:
+            crew.stop()
+            raise
 
 
 class _Crew:
-    """The workers of one ``run_local``, and which episodes each of them has."""
+    """The workers of one run, and which episodes each of them has."""
 
     def __init__(
         self,
         recorder: Recorder,
         setup: bytes,
         episodes: Iterator[int],
-        report: Callable[[EpisodeResult], None],
+        report: Report,
     ) -> None:
         self._recorder = recorder
         self._setup = setup
@@ -166,7 +156,7 @@ class _Crew:
         how = self._bury(child, "its process died")
         if child not in self._ready:
             self._false_starts += 1
-            if self._false_starts >= _MOST_FALSE_STARTS:
+            if self._false_starts >= MOST_FALSE_STARTS:
                 raise WorkerFailed(self._false_starts, how)
         self._ready.discard(child)
         episode = self._next()
@@ -187,37 +177,10 @@ class _Crew:
         code = child.wait()
         how = f"signal {-code}, {_signal_name(-code)}" if code < 0 else f"exit code {code}"
         for episode in self._assigned.pop(child):
-            result = self._recovered(episode, f"{reason} ({how})")
+            paths = EpisodePaths(self._recorder.output_dir, episode)
+            result = recovered_result(paths, f"{reason} ({how})")
             self._report(replace(result, was_stopped=was_stopped))
         return how
-
-    def _recovered(self, episode: int, error: str) -> EpisodeResult:
-        paths = EpisodePaths(self._recorder.output_dir, episode)
-        recovered = recover_episode(paths)
-        if recovered is not None and recovered.reasons:
-            error = "; ".join([error, *recovered.reasons])
-        if recovered is not None and recovered.outcome in ("failed", "recording"):
-            return EpisodeResult(episode, "failed", None, error)
-        if not paths.shard.exists():
-            return EpisodeResult(episode, "failed", None, f"{error} before the episode began")
-        return result_of(paths, error)
-
-
-def result_of(paths: EpisodePaths, error: str) -> EpisodeResult:
-    """Return what a shard says of itself, and `error` where it says nothing.
-
-    An ended episode was only waiting to be sealed when its worker died.
-    """
-    with published_file(paths.shard) as file:
-        group = file[episode_group(paths.episode)]
-        known = read_attributes(group)
-        summary = read_tree(group[SUMMARY]) if SUMMARY in group else None
-    status, own = str(known["status"]), known.get("error")
-    if own is None and status != "completed":
-        own = error
-    return EpisodeResult(
-        paths.episode, status, summary, own, known.get("traceback"), shard=paths.shard
-    )
 
 
 def _signal_name(number: int) -> str:

@@ -1,11 +1,11 @@
 """What became of one episode of ``run_episodes``."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-__all__ = ["EpisodeResult"]
+__all__ = ["EpisodeResult", "Report"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +41,7 @@ class EpisodeResult:
     def is_good(self) -> bool:
         """Whether the rollout returned and the shard was published."""
         return self.error is None and self.status in ("completed", "empty")
+
+
+Report: TypeAlias = Callable[[EpisodeResult], None]
+"""Called with each result as it comes."""

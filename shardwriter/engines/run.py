@@ -5,17 +5,28 @@ Invariant: every id that was taken from the caller has exactly one result.
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sized
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
 
 from shardwriter.engines.attempts import Attempts
-from shardwriter.engines.local import run_local
-from shardwriter.engines.result import EpisodeResult
+from shardwriter.engines.executors import ExecutorEngine, ExecutorSource
+from shardwriter.engines.local import LocalEngine
+from shardwriter.engines.result import EpisodeResult, Report
+from shardwriter.engines.task import sweep_setups
 from shardwriter.episode import Episode
 from shardwriter.errors import ConfigError, EpisodesFailed
-from shardwriter.progress import progress_bar
+from shardwriter.progress import Bar, progress_bar
 from shardwriter.recorder import Recorder, checked_id
 
 __all__ = ["run_episodes"]
+
+
+class Engine(Protocol):
+    """Who runs the rollouts."""
+
+    def run(self, episodes: Iterator[int], report: Report) -> None:
+        """Run each episode that is given, and report its result."""
+        ...
 
 
 def run_episodes(
@@ -24,7 +35,9 @@ def run_episodes(
     episodes: Iterable[int],
     n_workers: int | None,
     *,
+    executor: ExecutorSource | None,
     on_error: str,
+    on_result: Report | None,
     retries: int,
     skip_existing: bool,
     shows_progress: bool,
@@ -34,58 +47,90 @@ def run_episodes(
         raise ConfigError("rollout", "a function of an episode", rollout)
     if on_error not in ("raise", "continue"):
         raise ConfigError("on_error", "'raise' or 'continue'", on_error)
-    workers = _worker_count(n_workers)
-    attempts = Attempts(recorder.output_dir, _count(retries), skips_good=skip_existing)
-    results = _results(recorder, rollout, episodes, workers, attempts, shows_progress)
-    failures = {r.episode: r.error or r.status for r in results if not r.is_good}
-    if failures and on_error == "raise":
-        raise EpisodesFailed(failures, results)
-    return results
+    if n_workers is not None:
+        _check_int("n_workers", n_workers, 1)
+    if executor is not None and not (hasattr(executor, "submit") or callable(executor)):
+        raise ConfigError("executor", "an Executor, or a function that makes one", executor)
+    _check_int("retries", retries, 0)
+    sweep_setups(recorder.output_dir)
+    attempts = Attempts(recorder.output_dir, retries, skips_good=skip_existing)
+    results = _Results(attempts, episodes, on_result)
+    with results.bar(shows_progress), _engine(recorder, rollout, executor, n_workers) as engine:
+        engine.run(results.to_run(), results.report)
+        while attempts.has_more:
+            engine.run(attempts.more(), results.report)
+    return results.checked(on_error)
 
 
-def _worker_count(n_workers: object) -> int:
-    if n_workers is None:
-        return len(os.sched_getaffinity(0))
-    if not isinstance(n_workers, int) or isinstance(n_workers, bool) or n_workers < 1:
-        raise ConfigError("n_workers", "an int, at least 1", n_workers)
-    return n_workers
-
-
-def _count(retries: object) -> int:
-    if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:
-        raise ConfigError("retries", "an int, at least 0", retries)
-    return retries
-
-
-def _results(
+def _engine(
     recorder: Recorder,
     rollout: Callable[[Episode], Any],
-    episodes: Iterable[int],
-    n_workers: int,
-    attempts: Attempts,
-    shows_progress: bool,
-) -> list[EpisodeResult]:
-    order: list[int] = []
-    results: dict[int, EpisodeResult] = {}
-    # Checked before anything runs, where that can be.
-    ids = _each_once(episodes, order)
-    given = iter(list(ids)) if isinstance(episodes, Sized) else ids
-    total = len(order) if isinstance(episodes, Sized) else None
-    with progress_bar("episodes", "episode", total, shown=shows_progress) as bar:
+    executor: ExecutorSource | None,
+    n_workers: int | None,
+) -> AbstractContextManager[Engine]:
+    if executor is None:
+        workers = n_workers or len(os.sched_getaffinity(0))
+        return nullcontext(LocalEngine(recorder, rollout, workers))
+    return ExecutorEngine(recorder, rollout, executor, n_workers)
 
-        def report(result: EpisodeResult) -> None:
-            if attempts.take_again(result):
-                return
-            results[result.episode] = result
-            bar.update()
-            bad = sum(not r.is_good for r in results.values())
-            if bad:
-                bar.set_postfix(failed=bad)
 
-        run_local(recorder, rollout, attempts.all_of(given, report), n_workers, report)
-        while attempts.has_more:
-            run_local(recorder, rollout, attempts.more(), n_workers, report)
-    return [results[episode] for episode in order]
+def _check_int(option: str, value: object, low: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < low:
+        raise ConfigError(option, f"an int, at least {low}", value)
+
+
+class _Results:
+    """One result for each id, and the progress bar that shows their number."""
+
+    def __init__(
+        self, attempts: Attempts, episodes: Iterable[int], on_result: Report | None
+    ) -> None:
+        self._attempts = attempts
+        self._on_result = on_result
+        self._order: list[int] = []
+        self._results: dict[int, EpisodeResult] = {}
+        self._bad = 0
+        self._bar: Bar | None = None
+        # Checked before anything runs, where that can be.
+        ids = _each_once(episodes, self._order)
+        self._given = iter(list(ids)) if isinstance(episodes, Sized) else ids
+        self._total = len(self._order) if isinstance(episodes, Sized) else None
+
+    def bar(self, shows_progress: bool) -> Bar:
+        """Return the progress bar, which is closed on leaving its block."""
+        self._bar = progress_bar("episodes", "episode", self._total, shown=shows_progress)
+        return self._bar
+
+    def to_run(self) -> Iterator[int]:
+        """Return the ids to run one by one; those left out are reported."""
+        return self._attempts.all_of(self._given, self.report)
+
+    def report(self, result: EpisodeResult) -> None:
+        """Take a result, unless its episode is run again."""
+        if self._attempts.take_again(result):
+            return
+        self._results[result.episode] = result
+        self._bad += not result.is_good
+        if self._bar is not None:
+            if self._bad:
+                self._bar.set_postfix(failed=self._bad, refresh=False)
+            self._bar.update()
+        if self._on_result is not None:
+            self._on_result(result)
+
+    def checked(self, on_error: str) -> list[EpisodeResult]:
+        """Return all results in the order of the ids.
+
+        Raises
+        ------
+        EpisodesFailed
+            Some are not good, and `on_error` is ``"raise"``.
+        """
+        results = [self._results[episode] for episode in self._order]
+        failures = {r.episode: r.error or r.status for r in results if not r.is_good}
+        if failures and on_error == "raise":
+            raise EpisodesFailed(failures, results)
+        return results
 
 
 def _each_once(episodes: Iterable[int], order: list[int]) -> Iterator[int]:

@@ -11,17 +11,18 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from multiprocessing.connection import wait
-from typing import Any
+from typing import Any, cast
 
 import cloudpickle
 
+from shardwriter.config import RecorderConfig
 from shardwriter.engines.result import EpisodeResult
 from shardwriter.episode import Episode
 from shardwriter.errors import ConfigError, ShardWriterError, WriterFailed
 from shardwriter.process import Parent
 from shardwriter.recorder import Recorder
 
-__all__ = ["Rollout", "record", "serve", "settled"]
+__all__ = ["Rollout", "packed", "record", "serve", "settled", "unpacked", "worker_config"]
 
 Rollout = Callable[[Episode], Any]
 
@@ -44,10 +45,9 @@ def serve(parent: Parent) -> None:
 def _serve(parent: Parent) -> None:
     setup = parent.receive()
     try:
-        *recorder_arguments, rollout = cloudpickle.loads(setup)
-    except Exception as error:  # noqa: BLE001  (unpickling runs anybody's code)
-        got = f"{type(error).__name__}: {error}"
-        parent.link.send(ConfigError("rollout", "what a worker process can unpickle", got))
+        *recorder_arguments, rollout = unpacked(setup)
+    except ConfigError as error:
+        parent.link.send(error)
         return
     unsealed: list[tuple[Episode | None, EpisodeResult]] = []
     with Recorder(*recorder_arguments) as recorder:
@@ -63,6 +63,42 @@ def _serve(parent: Parent) -> None:
                 recorder.close()
                 parent.link.send(recorder.performance.collected())
                 return
+
+
+def worker_config(config: RecorderConfig, n_workers: int) -> RecorderConfig:
+    """Return how one of so many workers records: with a writer process, and its share of memory."""
+    share_mb = config.max_memory_mb / n_workers
+    return replace(config, async_write=True, n_async_workers=1, max_memory_mb=share_mb)
+
+
+def packed(setup: tuple[object, ...]) -> bytes:
+    """Pickle a rollout and what belongs to it.
+
+    Raises
+    ------
+    ConfigError
+        It cannot be pickled.
+    """
+    try:
+        return cast(bytes, cloudpickle.dumps(setup))
+    except Exception as error:
+        expected = "what cloudpickle can send to a worker process"
+        raise ConfigError("rollout", expected, f"{type(error).__name__}: {error}") from error
+
+
+def unpacked(setup: bytes) -> tuple[Any, ...]:
+    """Return what was packed.
+
+    Raises
+    ------
+    ConfigError
+        It cannot be unpickled here.
+    """
+    try:
+        return cast(tuple[Any, ...], cloudpickle.loads(setup))
+    except Exception as error:  # unpickling runs anybody's code
+        got = f"{type(error).__name__}: {error}"
+        raise ConfigError("rollout", "what a worker process can unpickle", got) from error
 
 
 def record(

@@ -6,7 +6,7 @@ from pathlib import Path
 from crash.known import Log
 
 from shardwriter.config import RecorderConfig
-from shardwriter.engines.local import run_local
+from shardwriter.engines.local import LocalEngine
 from shardwriter.recorder import Recorder
 
 
@@ -28,7 +28,8 @@ def record(trial: dict) -> None:
 
     with Recorder(directory, config) as recorder:
         if trial["mode"] == "workers":
-            run_local(recorder, rollout, iter(range(trial["episodes"])), 2, lambda result: None)
+            engine = LocalEngine(recorder, rollout, 2)
+            engine.run(iter(range(trial["episodes"])), lambda result: None)
         else:
             for _ in range(trial["episodes"]):
                 rollout(recorder.start_episode())
