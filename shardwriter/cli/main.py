@@ -9,6 +9,7 @@ from shardwriter import __version__
 from shardwriter.cli import (
     completion,
     demo,
+    export,
     info,
     merge,
     missing,
@@ -25,7 +26,7 @@ __all__ = ["main", "parser"]
 
 # In the order of --help.
 _COMMANDS = (
-    info, plot, watch, merge, verify, pack, relink, recover, missing, demo, completion,
+    info, plot, watch, merge, verify, pack, relink, recover, missing, export, demo, completion,
 )  # fmt: skip
 
 _EPILOG = """

@@ -44,5 +44,6 @@ def seconds_per_timestep(units: Units, dt: float | None) -> float:
     """
     found = Units(dt=dt).dt if dt is not None else units.dt
     if found is None:
-        raise ConfigError("dt", "seconds of a timestep, as dt= here or in save_units", None)
+        expected = "seconds of a timestep, as dt= here (--dt in commands) or in save_units"
+        raise ConfigError("dt", expected, None)
     return found

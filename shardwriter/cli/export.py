@@ -1,0 +1,142 @@
+"""``shardwriter export``: write an experiment in a format of other tools."""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shardwriter.cli.arguments import (
+    Parser,
+    Subparsers,
+    add_command,
+    episode_ids,
+    positive,
+    print_json,
+    shows_progress,
+)
+
+if TYPE_CHECKING:
+    from shardwriter.interop.nwb import NwbReport
+    from shardwriter.interop.sonata import SonataReport
+
+__all__ = ["add_to"]
+
+_NWB = """Write an experiment as one NWB file. Trials are the episodes, one after the other on one
+time axis; units are the neurons. Needs `pip install shardwriter[nwb]`."""
+_NWB_EXAMPLES = """
+shardwriter export nwb experiments/room_20250601_120000 room.nwb
+shardwriter export nwb DIR room.nwb --dt 0.001 --episodes 0:10
+"""
+_SONATA = """Write episodes as SONATA spikes, OUT/episode_0000/spikes.h5, and a report for each
+neural state, such as OUT/episode_0000/membrane_potential.h5. Times are in ms, anew in each."""
+_SONATA_EXAMPLES = """
+shardwriter export sonata experiments/room_20250601_120000 room_sonata
+shardwriter export sonata DIR OUT --dt 0.0001 --population cortex
+"""
+
+
+def add_to(commands: Subparsers, common: Parser) -> None:
+    """Add the command to the parser."""
+    export = add_command(
+        commands,
+        common,
+        "export",
+        "write an experiment in a format of other tools",
+        "Write an experiment in a format of other tools.",
+        "\n".join(text.strip().splitlines()[0] for text in (_NWB_EXAMPLES, _SONATA_EXAMPLES)),
+    )
+    formats = export.add_subparsers(title="formats", required=True, metavar="FORMAT")
+    nwb = add_command(formats, common, "nwb", "one NWB file", _NWB, _NWB_EXAMPLES)
+    _add_common(nwb)
+    nwb.add_argument("output", type=Path, metavar="FILE", help="to write, such as room.nwb")
+    nwb.add_argument(
+        "--neurons",
+        type=positive,
+        metavar="N",
+        help="a unit for each of the neurons 0 to N-1, silent ones too",
+    )
+    nwb.set_defaults(action=_nwb)
+    sonata = add_command(
+        formats, common, "sonata", "SONATA spikes and reports", _SONATA, _SONATA_EXAMPLES
+    )
+    _add_common(sonata)
+    sonata.add_argument("output", type=Path, metavar="OUT", help="the directory to make")
+    sonata.add_argument(
+        "--population", default="neurons", metavar="NAME", help="of nodes (default: neurons)"
+    )
+    sonata.set_defaults(action=_sonata)
+
+
+def _add_common(parser: Parser) -> None:
+    parser.add_argument("directory", type=Path, metavar="DIR", help="experiment or master file")
+    parser.add_argument(
+        "--dt",
+        type=float,
+        metavar="SECONDS",
+        help="length of a timestep (default: what save_units was given)",
+    )
+    parser.add_argument(
+        "--episodes", type=episode_ids, metavar="IDS", help="such as 0:8,12 (default: all)"
+    )
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def _nwb(options: argparse.Namespace) -> int:
+    from shardwriter.interop.nwb import export_nwb
+
+    report = export_nwb(
+        options.directory,
+        options.output,
+        dt=options.dt,
+        episodes=options.episodes,
+        n_neurons=options.neurons,
+        progress=shows_progress(options),
+    )
+    if options.json:
+        print_json(asdict(report))
+    else:
+        print(_nwb_text(report))
+    return 0
+
+
+def _nwb_text(report: "NwbReport") -> str:
+    lines = [
+        report.file,
+        f"  {report.trials} trials in {report.seconds:g} s",
+        f"  {report.units} units with {report.spikes} spikes",
+        f"  time series: {', '.join(report.time_series) or 'none'}",
+        f"  events: {', '.join(report.events) or 'none'}",
+    ]
+    if report.left_out:
+        lines.append(f"  left out, as NWB has no place for them: {', '.join(report.left_out)}")
+    return "\n".join(lines)
+
+
+def _sonata(options: argparse.Namespace) -> int:
+    from shardwriter.interop.sonata import export_sonata
+
+    report = export_sonata(
+        options.directory,
+        options.output,
+        dt=options.dt,
+        episodes=options.episodes,
+        population=options.population,
+        progress=shows_progress(options),
+    )
+    if options.json:
+        print_json(asdict(report))
+    else:
+        print(_sonata_text(report))
+    return 0
+
+
+def _sonata_text(report: "SonataReport") -> str:
+    lines = [
+        report.directory,
+        f"  {report.episodes} episodes with {report.spikes} spikes and {report.reports} reports",
+    ]
+    fields = sorted({name for names in report.left_out.values() for name in names})
+    if fields:
+        some = f"in {len(report.left_out)} episodes"
+        lines.append(f"  left out {some}, no number per neuron at even steps: {', '.join(fields)}")
+    return "\n".join(lines)
