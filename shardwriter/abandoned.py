@@ -133,9 +133,6 @@ def _brought_to_end(paths: EpisodePaths, wait: bool) -> RecoveredEpisode | None:
         return None  # sealed meanwhile
     except BufferDamaged as damage:
         return _with_damaged_start(paths, str(damage))
-    if not writer.buffer.is_linked:
-        writer.close()
-        return None
     sealed = writer.seal()
     _remove(paths)
     return _result(sealed)

@@ -79,6 +79,9 @@ class EpisodeWriter:
         Codecs by table and column, kept by the caller from episode to episode.
     wait
         Wait for another process that writes this shard, instead of raising.
+    owner
+        The process that logs the episode, where it is known. A writer that outlived its own may
+        find another attempt's buffer in the place of the one that it was to drain.
     is_recovery
         Verify everything, and go on with what is sound where a file is damaged: with the longest
         prefix of each table. Files with damage are kept in ``shards/damaged/``.
@@ -86,19 +89,25 @@ class EpisodeWriter:
     Raises
     ------
     EpisodeBusy
-        Another living process writes this shard.
+        Another living process writes this shard, or logs this episode.
+    FileNotFoundError
+        The buffer is gone: the shard was published.
     BufferDamaged, ShardDamaged
         The buffer, or a part left by a killed writer, cannot be read.
     """
 
     def __init__(
-        self, paths: EpisodePaths, codecs: Codecs, *, wait: bool = False, is_recovery: bool = False
+        self,
+        paths: EpisodePaths,
+        codecs: Codecs,
+        *,
+        wait: bool = False,
+        owner: Identity | None = None,
+        is_recovery: bool = False,
     ) -> None:
         self._paths = paths
         self._codecs = codecs
         self._buffer = Buffer.open(paths.buffer)
-        if not self._buffer.lock(wait=wait):
-            raise EpisodeBusy(paths.episode, paths.buffer)
         self._tables: dict[str, TableSlots] = {}
         self._static: list[list[Leaf]] = []
         self._end: dict[str, Any] = {}
@@ -120,7 +129,14 @@ class EpisodeWriter:
         self._damage: list[str] = []
         self._flushed: dict[str, int] = {}  # rows of each table when `flush` last wrote
         self.episode = paths.episode
+        self._read_records()
+        if owner is not None and self._start and self._start["owner"] != owner.to_json():
+            raise EpisodeBusy(paths.episode, paths.buffer)
+        if not self._buffer.lock(wait=wait):
+            raise EpisodeBusy(paths.episode, paths.buffer)
         try:
+            if not self._buffer.is_linked:
+                raise FileNotFoundError(paths.buffer)
             self._begin()
         except BaseException:
             self.close()  # or nobody could try again while this process lives

@@ -14,7 +14,7 @@ from typing import cast
 
 from shardwriter.errors import WriterFailed
 from shardwriter.layout import EpisodePaths
-from shardwriter.process import Child
+from shardwriter.process import Child, Identity
 from shardwriter.writer import Sealed
 
 __all__ = ["RemoteDrain", "WriterProcess"]
@@ -93,9 +93,14 @@ class RemoteDrain:
         self._process.absorb()
         return self.sealed is not None or self.failure is not None
 
+    @property
+    def opening(self) -> tuple[object, ...]:
+        """The message by which a writer takes the episode on."""
+        return ("open", self.paths.directory, self.paths.episode, Identity.own())
+
     def backlog(self) -> list[tuple[object, ...]]:
         """Return the messages that a new writer needs to go on with this episode."""
-        messages: list[tuple[object, ...]] = [("open", self.paths.directory, self.paths.episode)]
+        messages = [self.opening]
         for name, handed in self.handed.items():
             chunks = range(self.freed.get(name, 0), handed)
             messages += [("drain", self.paths.episode, name, chunk) for chunk in chunks]
@@ -129,7 +134,7 @@ class WriterProcess:
             if self._child is None:
                 self._child = Child(_SERVE, _ENVIRONMENT)
             self._open[paths.episode] = drain
-            self.send(("open", paths.directory, paths.episode))
+            self.send(drain.opening)
         return drain
 
     def send(self, message: tuple[object, ...]) -> None:

@@ -65,12 +65,12 @@ class _Server:
 
     def _handle(self, kind: str, *rest: Any) -> None:
         if kind == "open":
-            directory, episode = rest
+            directory, episode, owner = rest
             paths = EpisodePaths(directory, episode)
             if paths.shard.exists():  # by a writer that was killed before it could say so
                 self._tell(("sealed", episode, finished(paths)))
                 return
-            writer = EpisodeWriter(paths, self._codecs)
+            writer = EpisodeWriter(paths, self._codecs, owner=owner)
             if not self._writers:
                 self._next_flush = time.monotonic() + writer.flush_interval_s
             self._writers[episode] = writer

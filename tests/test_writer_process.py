@@ -1,5 +1,6 @@
 """Writer processes: killed ones are replaced and nothing is lost; a bad episode costs itself."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -7,7 +8,11 @@ import pytest
 from known_episode import KnownEpisode, assert_same, tables_by_loader
 
 from shardwriter import DataExporter, ExperimentLoader
-from shardwriter.errors import WriterFailed
+from shardwriter.buffer import Buffer
+from shardwriter.errors import EpisodeBusy, WriterFailed
+from shardwriter.layout import EpisodePaths
+from shardwriter.process import Identity
+from shardwriter.writer import EpisodeWriter
 
 
 def kill_writers() -> int:
@@ -78,3 +83,41 @@ def test_an_episode_that_cannot_be_written_costs_no_other(tmp_path: Path) -> Non
         exporter.close()
     with ExperimentLoader(exporter.output_dir) as loader:
         assert loader.list_episodes() == [0, 2, 3]
+
+
+def test_a_writer_that_outlived_its_process_leaves_the_next_attempt_alone(tmp_path: Path) -> None:
+    """As after a killed worker, whose writer comes to its messages when the retry runs already."""
+    with (
+        DataExporter("stale", tmp_path, progress=False) as exporter,
+        exporter.start_episode(0) as episode,
+    ):
+        episode.log_timestep(0, behavior={"x": 0.0})
+        paths = EpisodePaths(exporter.output_dir, 0)
+        dead = replace(Identity.own(), start_ticks=1)
+        with pytest.raises(EpisodeBusy):
+            EpisodeWriter(paths, {}, owner=dead)
+        EpisodeWriter(paths, {}, owner=Identity.own()).close()  # nobody holds its lock
+        episode.log_timestep(1, behavior={"x": 1.0})
+    with ExperimentLoader(exporter.output_dir) as loader:
+        assert loader.get_episode(0).get_behavior()["x"].tolist() == [0.0, 1.0]
+        assert loader.get_episode(0).get_metadata()["status"] == "completed"
+
+
+def test_a_buffer_whose_shard_was_published_meanwhile_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with DataExporter("gone", tmp_path, progress=False) as exporter:
+        episode = exporter.start_episode(0)
+        episode.log_timestep(0, behavior={"x": 0.0})
+        lock = Buffer.lock
+
+        def after_the_end(buffer: Buffer, *, wait: bool = False) -> bool:
+            monkeypatch.setattr(Buffer, "lock", lock)
+            episode.end()
+            return lock(buffer, wait=wait)
+
+        monkeypatch.setattr(Buffer, "lock", after_the_end)
+        with pytest.raises(FileNotFoundError):
+            EpisodeWriter(EpisodePaths(exporter.output_dir, 0), {})
+    with ExperimentLoader(exporter.output_dir) as loader:
+        assert loader.get_episode(0).get_metadata()["status"] == "completed"
