@@ -216,3 +216,7 @@ def threads() -> int:
 @cache
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads(), thread_name_prefix="shardwriter-read")
+
+
+# A forked child has the pool but none of its threads, and would wait for them.
+os.register_at_fork(after_in_child=_pool.cache_clear)

@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import subprocess
+import sys
+import textwrap
 import threading
 from pathlib import Path
 from typing import Any
@@ -225,3 +228,28 @@ def test_many_threads_read_at_once(recorded: Path) -> None:
         for thread in threads:
             thread.join()
     assert wrong == []
+
+
+def test_a_forked_child_reads_with_threads_of_its_own(tmp_path: Path) -> None:
+    """As PyTorch's DataLoader workers are forked, from a parent that has read."""
+    with (
+        DataExporter("fork", tmp_path, neural_sampling_rate=1, progress=False) as exporter,
+        exporter.start_episode(0) as episode,
+    ):
+        episode.log_timesteps(np.arange(500), {"v": np.ones((500, 1_000))})  # 4 MB
+    script = """
+        import os, signal, sys
+        from shardwriter import ExperimentLoader
+        def read():
+            with ExperimentLoader(sys.argv[1]) as loader:
+                assert loader.get_episode(0).get_neural_states()["v"].sum() == 500_000
+        read()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)  # a child that waits for ever is killed
+            read()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), exporter.output_dir]
+    subprocess.run(command, check=True, timeout=60)
