@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
 from concurrent.futures import wait as wait_for
+from importlib import import_module
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -164,7 +165,6 @@ def _call(function: Callable[..., Any], arguments: tuple[Any, ...], options: dic
 
 def _ray() -> ModuleType:
     try:
-        import ray
+        return import_module("ray")
     except ImportError as error:
         raise MissingDependency("ray", "ray") from error
-    return ray
