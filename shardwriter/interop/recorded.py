@@ -19,19 +19,19 @@ Columns = Mapping[str, np.ndarray[Any, Any]]
 
 
 class Recorded(Protocol):
-    """One recorded episode."""
+    """One recorded episode; what its methods return, `RecordedEpisode` says."""
 
     id: int
 
-    def opened(self) -> AbstractContextManager[h5py.Group]: ...  # noqa: D102
-    def get_units(self) -> Units: ...  # noqa: D102
-    def get_metadata(self) -> dict[str, Any]: ...  # noqa: D102
-    def get_neural_states(self) -> dict[str, np.ndarray[Any, Any]]: ...  # noqa: D102
-    def get_behavior(self) -> dict[str, np.ndarray[Any, Any]]: ...  # noqa: D102
-    def get_spikes(self) -> Columns: ...  # noqa: D102
-    def get_rewards(self) -> dict[str, np.ndarray[Any, Any]]: ...  # noqa: D102
-    def get_weight_changes(self) -> dict[str, np.ndarray[Any, Any]]: ...  # noqa: D102
-    def get_events(self) -> Any: ...  # noqa: D102
+    def opened(self) -> AbstractContextManager[h5py.Group]: ...
+    def get_units(self) -> Units: ...
+    def get_metadata(self) -> dict[str, Any]: ...
+    def get_neural_states(self) -> dict[str, np.ndarray[Any, Any]]: ...
+    def get_behavior(self) -> dict[str, np.ndarray[Any, Any]]: ...
+    def get_spikes(self) -> Columns: ...
+    def get_rewards(self) -> dict[str, np.ndarray[Any, Any]]: ...
+    def get_weight_changes(self) -> dict[str, np.ndarray[Any, Any]]: ...
+    def get_events(self) -> Any: ...
 
 
 def seconds_per_timestep(units: Units, dt: float | None) -> float:
