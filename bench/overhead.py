@@ -5,13 +5,16 @@ same steps in turn, block by block, in a new order each round; the figure is the
 of the ratio in one round, so that a machine that is busy with other things hurts all alike.
 
 Compression: the time of small calls while a writer process compresses a slot of 20 MB, against
-calls while nothing is compressed; and the one call that has to compress such a slot itself, with
-``async_write=False``.
+calls while nothing is compressed. The limit is the machine's: calls while a program that has
+nothing to do with the recording compresses the same bytes, on another core and with the same codec.
+Beside them, the one call that has to compress such a slot itself, with ``async_write=False``.
 """
 
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -36,6 +39,17 @@ MODES: dict[str, dict[str, Any]] = {
 WORKLOADS = {"ids": ("A1k", False), "sampled": ("B1k", False), "dense": ("B1k", True)}
 WIDE = 5_000_000  # float32: a row, and so a slot, of 20 MB
 PER_ROUND = 13  # blocks for each of the setting's rounds
+ELSEWHERE = """
+import sys
+import numpy as np
+from shardwriter.codec import Deflater, shuffle
+
+wide = np.random.default_rng(0).standard_normal(int(sys.argv[1]), np.float32)
+encoder = Deflater(4)
+print("ready", flush=True)
+while True:
+    encoder(shuffle(wide), wide.itemsize)
+"""
 
 
 def measure(setting: Setting) -> Findings:
@@ -57,7 +71,17 @@ def measure(setting: Setting) -> Findings:
             "us",
             is_rate=False,
             peer=("idle", "while nothing is compressed"),
-            ceiling=("own", "the call that compresses them itself"),
+            ceiling=("elsewhere", "while another program compresses the same"),
+        )
+    )
+    found.append(
+        figure(
+            "overhead/compressing-itself",
+            "the call that compresses 20 MB itself",
+            rounds,
+            "own",
+            "us",
+            is_rate=False,
         )
     )
     return Findings(figures=found)
@@ -154,8 +178,25 @@ def _beside_compression(setting: Setting) -> list[dict[str, float]]:
                     episode.log_timestep(timestep, {"wide": wide})
                 times, timestep = _small_calls(episode, timestep, 0.7 * own_s)
                 medians[name] = float(np.median(times)) * 1e6
+            with _compressing_elsewhere():
+                times, timestep = _small_calls(episode, timestep, 0.7 * own_s)
+            medians["elsewhere"] = float(np.median(times)) * 1e6
             rounds.append(medians)
     return rounds
+
+
+@contextmanager
+def _compressing_elsewhere() -> Iterator[None]:
+    """Run a program that compresses a slot's bytes over and over."""
+    with subprocess.Popen(
+        [sys.executable, "-c", ELSEWHERE, str(WIDE)], stdout=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdout
+        program.stdout.readline()
+        try:
+            yield
+        finally:
+            program.kill()
 
 
 def _small_calls(episode: Episode, timestep: int, seconds: float) -> tuple[list[float], int]:
