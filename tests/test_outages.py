@@ -289,6 +289,61 @@ def test_a_disk_that_fails_under_buffers(tmp_path: Path, way: str) -> None:
         assert ".buffer: expected a buffer that can be written" in error
 
 
+def test_a_full_disk_under_buffers(tmp_path: Path) -> None:
+    """What needs room in a full `/dev/shm` is refused, and nothing logged before it is lost."""
+    if not may_mount():
+        pytest.skip("this system forbids mounts; test_faults.py has a limit on the size of files")
+    script = """
+        import sys
+        from pathlib import Path
+        import numpy as np
+        from shardwriter import DataExporter, ExperimentLoader
+        from shardwriter.errors import NoSpace
+
+        memory, folder = Path(sys.argv[1]), Path(sys.argv[2])
+        values = np.arange(40_000.0)
+        exporter = DataExporter("o", folder, buffer_dir=memory, chunk_size=100, progress=False)
+        episode = exporter.start_episode(0)
+        for t in range(150):
+            episode.log_timestep(t, behavior={"x": values[t]})
+        with (memory / "ballast").open("wb", buffering=0) as ballast:
+            try:
+                while ballast.write(bytes(4096)):
+                    pass
+            except OSError:
+                pass
+        for attempt in (
+            lambda: exporter.start_episode(1),
+            lambda: episode.log_static_data("maze", values),
+            lambda: episode.log_event("late", 150, {"wide": values}),
+        ):
+            try:
+                attempt()
+            except NoSpace as error:
+                print(error)
+        for t in range(150, 20_000):  # what has its room already goes on
+            episode.log_timestep(t, behavior={"x": values[t]})
+        (memory / "ballast").unlink()
+        episode.log_event("late", 20_000, {"wide": values})
+        episode.end()
+        exporter.close()
+        assert list(memory.iterdir()) == []
+        with ExperimentLoader(exporter.output_dir) as loader:
+            [found] = list(loader)
+            assert np.array_equal(found.get_behavior()["x"], values[:20_000])
+            print(found.get_static_data(), found.get_events("late")["timesteps"])
+    """
+    (tmp_path / "memory").mkdir()
+    command = [*NAMESPACE, MOUNT, str(tmp_path / "memory"), sys.executable, "-W", "error", "-c"]
+    arguments = [textwrap.dedent(script), str(tmp_path / "memory"), str(tmp_path / "experiments")]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    *errors, found = done.stdout.splitlines()
+    assert len(errors) == 3, errors
+    assert all(f"{tmp_path}/memory)" in error and "buffer_dir=" in error for error in errors)
+    assert found == "{} [20000]"
+
+
 def test_a_directory_that_may_not_be_written(tmp_path: Path) -> None:
     """Each attempt raises the system's own error, and leaves what there was and nothing else."""
     script = """
