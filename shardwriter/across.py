@@ -5,7 +5,7 @@ shards' cache, however many episodes there are.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +22,19 @@ from shardwriter.quick_columns import QuickColumns
 from shardwriter.shard_episode import timestep_rows
 from shardwriter.untrusted import check_column, check_memory, check_path, file_of
 
-__all__ = ["Windows", "concatenated", "windows"]
+__all__ = [
+    "Array",
+    "Opened",
+    "Span",
+    "check_alike",
+    "concatenated",
+    "found_column",
+    "read_again",
+    "span_of",
+]
 
 Array = np.ndarray[Any, Any]
 Opened = Callable[[int], AbstractContextManager[h5py.Group]]
-Windows = dict[str, Array]
 
 _SMALL_BYTES = 64 * 1024
 
@@ -59,13 +67,13 @@ def concatenated(
     """
     if rows is not None and start is None and stop is None:
         return _whole(opened, quick, field, episodes, rows)
-    spans = [_span(opened, episode, field, start, stop) for episode in episodes]
+    spans = [span_of(opened, episode, field, start, stop) for episode in episodes]
     offsets = _offsets([span.count for span in spans])
     there = [span for span in spans if span.dtype is not None]
     if not there:
         raise ConfigError("field", "a table and column of some episode", field)
     first = there[0]
-    _check_alike(field, there)
+    check_alike(field, there)
     check_memory(first.path, field, int(offsets[-1]) * first.row_bytes)
     out = np.empty((int(offsets[-1]), *first.shape), first.dtype)
     for i, span in enumerate(spans):
@@ -86,7 +94,7 @@ def _whole(
     """Read whole columns, each episode opened once, into an array of known length."""
     counts = list(rows)
     out: Array | None = None
-    first: _Span | None = None
+    first: Span | None = None
     filled = 0
     for i, episode in enumerate(episodes):
         if out is not None and counts[i]:
@@ -96,34 +104,34 @@ def _whole(
                 continue
         with opened(episode) as group:
             path = file_of(group)
-            dataset = _found(path, group, field)
+            dataset = found_column(path, group, field)
             if dataset is None:
                 counts[i] = 0
                 continue
             dtype, _ = check_column(path, dataset)
             shape = dataset.shape
-            span = _Span(episode, path, 0, shape[0], dtype, shape[1:])
+            span = Span(episode, path, 0, shape[0], dtype, shape[1:])
             if shape[0] != counts[i]:
                 raise ShardDamaged(path, field, f"expected {counts[i]} rows, got {shape[0]}")
             if out is None or first is None:
                 first = span
                 check_memory(path, field, sum(counts) * span.row_bytes)
                 out = np.empty((sum(counts), *shape[1:]), dtype)
-            _check_alike(field, [first, span])
+            check_alike(field, [first, span])
             _read_into(dataset, out[filled : filled + shape[0]])
             filled += shape[0]
     if out is None:
         raise ConfigError("field", "a table and column of some episode", field)
-    _read_again(opened, quick)
+    read_again(opened, quick)
     return out[:filled], _offsets(counts)
 
 
-def _read_again(opened: Opened, quick: QuickColumns) -> None:
+def read_again(opened: Opened, quick: QuickColumns) -> None:
     """Read by HDF5, which names what is wrong, what was read from unsound bytes."""
     for episode, reads in quick.unsound():
         for field, first, target in reads:
-            span = _span(opened, episode, field, None, None)
-            part = _Span(episode, span.path, first, len(target), span.dtype, span.shape)
+            span = span_of(opened, episode, field, None, None)
+            part = Span(episode, span.path, first, len(target), span.dtype, span.shape)
             target[...] = _rows(opened, field, part)
 
 
@@ -135,7 +143,7 @@ def _read_into(dataset: h5d.DatasetID, out: Array) -> None:
         out[...] = read_rows(h5py.Dataset(dataset), 0, len(out))
 
 
-def _found(path: Path, group: h5py.Group, field: str) -> h5d.DatasetID | None:
+def found_column(path: Path, group: h5py.Group, field: str) -> h5d.DatasetID | None:
     """Return a column's dataset, None where the episode has none, once no link leads to it."""
     table, _, column = field.rpartition("/")
     links = group.id.links
@@ -148,7 +156,7 @@ def _found(path: Path, group: h5py.Group, field: str) -> h5d.DatasetID | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Span:
+class Span:
     """Rows of one episode's field; without a dtype the episode has no such field."""
 
     episode: int
@@ -165,13 +173,14 @@ class _Span:
         return math.prod(self.shape) * (self.dtype.itemsize if self.dtype else 0)
 
 
-def _span(opened: Opened, episode: int, field: str, start: int | None, stop: int | None) -> _Span:
+def span_of(opened: Opened, episode: int, field: str, start: int | None, stop: int | None) -> Span:
+    """Return which rows of an episode's field lie within some timesteps."""
     table = field.rpartition("/")[0]
     with opened(episode) as group:
         path = file_of(group)
-        found = _found(path, group, field)
+        found = found_column(path, group, field)
         if found is None:
-            return _Span(episode, path)
+            return Span(episode, path)
         check_column(path, found)
         dataset = h5py.Dataset(found)
         rows, chosen = slice(0, len(dataset)), None
@@ -180,7 +189,7 @@ def _span(opened: Opened, episode: int, field: str, start: int | None, stop: int
             rows, chosen = timestep_rows(timesteps, start, stop)
         count = rows.stop - rows.start if chosen is None else len(chosen)
         shape = dataset.shape[1:]
-        return _Span(episode, path, rows.start, count, dataset.dtype, shape, chosen)
+        return Span(episode, path, rows.start, count, dataset.dtype, shape, chosen)
 
 
 def _dataset(path: Path, group: h5py.Group, place: str) -> h5py.Dataset:
@@ -190,7 +199,8 @@ def _dataset(path: Path, group: h5py.Group, place: str) -> h5py.Dataset:
     return dataset
 
 
-def _check_alike(field: str, spans: Sequence[_Span]) -> None:
+def check_alike(field: str, spans: Sequence[Span]) -> None:
+    """Raise FieldsDiffer unless dtype and shape are the same in all."""
     first = spans[0]
     for span in spans:
         if (span.dtype, span.shape) != (first.dtype, first.shape):
@@ -198,160 +208,10 @@ def _check_alike(field: str, spans: Sequence[_Span]) -> None:
             raise FieldsDiffer(field, first.episode, forms[0], span.episode, forms[1])
 
 
-def _rows(opened: Opened, field: str, span: _Span) -> Array:
+def _rows(opened: Opened, field: str, span: Span) -> Array:
     with opened(span.episode) as group:
         dataset = group[field]
         if span.chosen is None:
             return read_rows(dataset, span.first, span.first + span.count)
         last = span.first + int(span.chosen[-1]) + 1
         return np.asarray(read_rows(dataset, span.first, last)[span.chosen])
-
-
-@dataclass(frozen=True, slots=True)
-class _Segment:
-    """Rows of one episode that some windows lie in."""
-
-    episode: int
-    first: int
-    starts: Array  # of the windows, counted from `first`
-    rows: int
-    forms: tuple[tuple[np.dtype[Any], tuple[int, ...]], ...]  # of each field
-
-
-def windows(
-    opened: Opened,
-    quick: QuickColumns,
-    fields: Sequence[str],
-    episodes: Sequence[int],
-    length: int,
-    stride: int,
-    batch_size: int,
-    seed: int | None,
-    buffer_bytes: int,
-) -> Iterator[Windows]:
-    """Yield batches of windows of some fields; see ``ExperimentLoader.iter_windows``.
-
-    Shuffled windows are drawn from a buffer of segments of random episodes, so that memory
-    stays bounded; without a seed they come in order.
-    """
-    segments = list(_segments(opened, quick, fields, episodes, length, stride, buffer_bytes))
-    rng = None if seed is None else np.random.default_rng(seed)
-    if rng is not None:
-        rng.shuffle(segments)
-    waiting: Windows = {}
-    for group in _filled(segments, fields, opened, buffer_bytes):
-        drawn = _drawn(opened, quick, fields, group, length, rng)
-        waiting = _joined(waiting, drawn)
-        count = len(waiting["episode"]) // batch_size * batch_size
-        for i in range(0, count, batch_size):
-            yield {name: values[i : i + batch_size] for name, values in waiting.items()}
-        waiting = {name: values[count:].copy() for name, values in waiting.items()}
-    if waiting and len(waiting["episode"]):
-        yield waiting
-
-
-def _segments(
-    opened: Opened,
-    quick: QuickColumns,
-    fields: Sequence[str],
-    episodes: Sequence[int],
-    length: int,
-    stride: int,
-    buffer_bytes: int,
-) -> Iterator[_Segment]:
-    spans: dict[str, _Span] = {}
-    for episode in episodes:
-        found = _spans(opened, quick, episode, fields)
-        counts = {span.count for span in found}
-        if len(counts) > 1:
-            rows = ", ".join(f"{f}: {s.count}" for f, s in zip(fields, found, strict=True))
-            raise ConfigError("fields", "fields with a row for the same timesteps", rows)
-        for field, span in zip(fields, found, strict=True):
-            if span.dtype is not None:
-                _check_alike(field, [spans.setdefault(field, span), span])
-        row_bytes = max(1, sum(span.row_bytes for span in found))
-        forms = tuple((span.dtype or np.dtype(float), span.shape) for span in found)
-        starts = np.arange(0, counts.pop() - length + 1, stride)
-        # A window is held twice, in its segment and in its batch, and length/stride times.
-        copies = 1 + -(-length // stride)
-        per_segment = max(1, buffer_bytes // (4 * copies * row_bytes * stride))
-        for i in range(0, len(starts), per_segment):
-            part = starts[i : i + per_segment]
-            rows_needed = int(part[-1] - part[0]) + length
-            yield _Segment(episode, int(part[0]), part - part[0], rows_needed, forms)
-
-
-def _spans(opened: Opened, quick: QuickColumns, episode: int, fields: Sequence[str]) -> list[_Span]:
-    """Return the whole length of some fields of an episode."""
-    forms = quick.forms(episode, fields)
-    if forms is None:
-        return [_span(opened, episode, field, None, None) for field in fields]
-    return [_Span(episode, Path(), 0, form.shape[0], form.dtype, form.shape[1:]) for form in forms]
-
-
-def _filled(
-    segments: Sequence[_Segment], fields: Sequence[str], opened: Opened, buffer_bytes: int
-) -> Iterator[list[_Segment]]:
-    """Yield as many segments at a time as fit into the buffer."""
-    group: list[_Segment] = []
-    if not segments:
-        return
-    row_bytes = sum(_span(opened, segments[0].episode, f, None, None).row_bytes for f in fields)
-    held = 0
-    for segment in segments:
-        size = 2 * max(row_bytes, 1) * (segment.rows + len(segment.starts))
-        if group and held + size > buffer_bytes:
-            yield group
-            group, held = [], 0
-        group.append(segment)
-        held += size
-    yield group
-
-
-def _drawn(
-    opened: Opened,
-    quick: QuickColumns,
-    fields: Sequence[str],
-    segments: Sequence[_Segment],
-    length: int,
-    rng: np.random.Generator | None,
-) -> Windows:
-    """Read segments, and return all their windows, shuffled if wanted."""
-    parts: dict[str, list[Array]] = {name: [] for name in ("episode", "start", *fields)}
-    for segment in segments:
-        parts["episode"].append(np.full(len(segment.starts), segment.episode, np.int64))
-        parts["start"].append(segment.starts + segment.first)
-    for segment, rows_of in zip(
-        segments, _segment_rows(opened, quick, fields, segments), strict=True
-    ):
-        for field, rows in zip(fields, rows_of, strict=True):
-            views = np.lib.stride_tricks.sliding_window_view(rows, length, axis=0)
-            parts[field].append(np.moveaxis(views[segment.starts], -1, 1))
-    together = {name: np.concatenate(values) for name, values in parts.items()}
-    if rng is None:
-        return together
-    order = rng.permutation(len(together["episode"]))
-    return {name: values[order] for name, values in together.items()}
-
-
-def _segment_rows(
-    opened: Opened, quick: QuickColumns, fields: Sequence[str], segments: Sequence[_Segment]
-) -> list[list[Array]]:
-    """Return the rows of each field of each segment."""
-    found = []
-    for segment in segments:
-        arrays = [np.empty((segment.rows, *shape), dtype) for dtype, shape in segment.forms]
-        reads = [(field, segment.first, rows) for field, rows in zip(fields, arrays, strict=True)]
-        if not quick.read(segment.episode, reads):
-            with opened(segment.episode) as group:
-                for field, first, rows in reads:
-                    rows[...] = read_rows(group[field], first, first + len(rows))
-        found.append(arrays)
-    _read_again(opened, quick)
-    return found
-
-
-def _joined(first: Mapping[str, Array], second: Windows) -> Windows:
-    if not first or not len(first["episode"]):
-        return second
-    return {name: np.concatenate([first[name], second[name]]) for name in second}

@@ -15,44 +15,27 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from shardwriter.across import Windows, concatenated, windows
+from shardwriter.across import concatenated
 from shardwriter.errors import (
     ConfigError,
     EpisodeNotFound,
     EpisodeUnfinished,
     ExperimentNotFound,
-    FormatError,
-    ShardDamaged,
     ShardWriterError,
 )
 from shardwriter.experiment_groups import ExperimentGroups, OwnFiles, OwnGroups
-from shardwriter.global_heap import check_heaps
 from shardwriter.interop.pandas import index_to_dataframe
-from shardwriter.layout import (
-    INDEX,
-    MASTER,
-    SHARDS,
-    UNITS,
-    listed_episodes,
-    unfinished_episodes,
-)
+from shardwriter.layout import MASTER, UNITS, listed_episodes, unfinished_episodes
 from shardwriter.live import LiveExperiment
 from shardwriter.live_episode import LiveEpisode
-from shardwriter.published import published_file
+from shardwriter.master_index import master_of, open_index, recording_of
 from shardwriter.quick_columns import QuickColumns
 from shardwriter.recorded_episode import RecordedEpisode
-from shardwriter.schema import INDEX_DTYPE
-from shardwriter.shard_description import check_format
 from shardwriter.shard_episode import ShardEpisode
 from shardwriter.shard_files import ShardFiles
 from shardwriter.units import Units
-from shardwriter.untrusted import (
-    check_path,
-    check_tree,
-    file_of,
-    read_attributes_of,
-    readable,
-)
+from shardwriter.untrusted import file_of, readable
+from shardwriter.windows import WindowOrder, Windows, window, window_counts, windows
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -102,7 +85,7 @@ class ExperimentLoader:
         if missing not in ("raise", "skip"):
             raise ConfigError("missing", "'raise' or 'skip'", missing)
         place = Path(path).absolute()
-        self.path = _recorded(place) if live else _master(place)
+        self.path = recording_of(place) if live else master_of(place)
         directory = self.path if live else self.path.parent
         self._root = directory if root is None else Path(root).absolute()
         self._skips = missing == "skip"
@@ -334,8 +317,11 @@ class ExperimentLoader:
         episodes: Sequence[int] | None = None,
         shuffle: bool = True,
         seed: int = 0,
+        epoch: int = 0,
         batch_size: int = 256,
         buffer_mb: float = 256,
+        lanes: int = 1,
+        part: tuple[int, int] = (0, 1),
     ) -> Iterator[Windows]:
         """Yield batches of windows of consecutive rows, for training.
 
@@ -349,12 +335,18 @@ class ExperimentLoader:
             Ids; by default all that are finished.
         shuffle
             Draw windows of many episodes in random order, else in order.
-        seed
+        seed, epoch
             Of that order.
         batch_size
             Windows in a batch; the last may have fewer.
         buffer_mb
             Bound on what is held to draw from, in MB (10^6 bytes).
+        lanes
+            Deal the windows out to so many lanes, which share the buffer and give a batch in
+            turn. A part reads only the lanes that its batches come from.
+        part
+            ``(i, n)``: only batch `i` and every `n`-th after it. Together the `n` parts have every
+            batch once, and in their turn they are the order of one part.
 
         Yields
         ------
@@ -368,25 +360,78 @@ class ExperimentLoader:
             An id is unknown, or of an episode that goes on; a field is not of one form; an
             option has a value it cannot have.
         """
-        for name, value in (("length", length), ("stride", stride), ("batch_size", batch_size)):
-            if value < 1:
-                raise ConfigError(name, "an int above 0", value)
-        if not fields:
-            raise ConfigError("fields", "at least one", fields)
-        size = int(buffer_mb * 1e6)
-        ids, chance = self._chosen(episodes), seed if shuffle else None
-        reading = (self._readable_group, self._quick())
-        return windows(*reading, fields, ids, length, stride, batch_size, chance, size)
+        order = WindowOrder(
+            fields=tuple(fields),
+            length=length,
+            stride=stride,
+            shuffle=shuffle,
+            seed=seed,
+            epoch=epoch,
+            batch_size=batch_size,
+            buffer_mb=buffer_mb,
+            lanes=lanes,
+            part=part,
+        )
+        return windows(self._readable_group, self._quick(), self._chosen(episodes), order)
+
+    def count_windows(
+        self,
+        length: int,
+        stride: int,
+        fields: Sequence[str],
+        *,
+        episodes: Sequence[int] | None = None,
+    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Return the episodes that ``iter_windows`` would read, and how many windows each has.
+
+        Window ``k`` of an episode begins at row ``k * stride``; ``get_window`` reads it.
+
+        Parameters
+        ----------
+        length, stride, fields, episodes
+            As for ``iter_windows``.
+
+        Returns
+        -------
+        episodes, counts : ndarray
+            (episodes,) int64 each.
+
+        Raises
+        ------
+        EpisodeNotFound, EpisodeUnfinished, FieldsDiffer, ConfigError
+            As ``iter_windows``; or no episode has such fields.
+        """
+        order = WindowOrder(fields=tuple(fields), length=length, stride=stride)
+        ids = self._chosen(episodes)
+        counts = window_counts(self._readable_group, self._quick(), ids, order)
+        return np.array(ids, np.int64), counts
+
+    def get_window(
+        self, episode: int, start: int, length: int, fields: Sequence[str]
+    ) -> dict[str, np.ndarray[Any, Any]]:
+        """Return the rows `start` to ``start + length`` of each field, as ``(length, *shape)``.
+
+        Raises
+        ------
+        EpisodeNotFound, EpisodeUnfinished, ConfigError
+            The id is unknown, or of an episode that goes on; the episode has no such field or
+            rows.
+        """
+        self._check_finished(episode)
+        return window(self._readable_group, fields, int(episode), start, length)
 
     def _chosen(self, episodes: Sequence[int] | None) -> list[int]:
         finished = [episode for episode in self._rows if self._source_of(episode) is None]
         ids = finished if episodes is None else [int(i) for i in episodes]
         for episode in ids:
-            if self._source_of(episode) is not None:
-                raise EpisodeUnfinished(episode, "reading across episodes")
-            if episode not in self._rows:
-                raise EpisodeNotFound(episode, list(self._rows), self.path)
+            self._check_finished(episode)
         return [episode for episode in ids if self._has(episode)]
+
+    def _check_finished(self, episode: int) -> None:
+        if self._source_of(episode) is not None:
+            raise EpisodeUnfinished(episode, "reading across episodes")
+        if episode not in self._rows:
+            raise EpisodeNotFound(episode, list(self._rows), self.path)
 
     def _group(self, episode: int) -> AbstractContextManager[h5py.Group]:
         return self._shards.group(self._rows[episode])
@@ -402,60 +447,6 @@ class ExperimentLoader:
 
 class ShardWarning(UserWarning):
     """An episode was skipped, because its shard is gone or has changed."""
-
-
-def open_index(path: Path) -> tuple[h5py.File, np.ndarray[Any, Any]]:
-    """Open a master and read its index.
-
-    Raises
-    ------
-    FormatError
-        It is of another format or version, or cannot be read.
-    """
-    try:
-        check_heaps(path, whole=True)
-        file = published_file(path)
-    except (OSError, ShardDamaged) as error:
-        raise FormatError(path, "an HDF5 file", str(error)) from error
-    try:
-        check_format(path, read_attributes_of(path, file["/"].id))
-        if INDEX not in file:
-            raise FormatError(path, f"a master with {INDEX}", "none; is it a shard?")
-        check_path(path, file.id, INDEX)
-        check_tree(path, file[INDEX].id)
-        index = file[INDEX][()]
-        lacking = set(INDEX_DTYPE.names or ()) - set(index.dtype.names or ())
-        if lacking or index.ndim != 1:
-            raise FormatError(path, f"an {INDEX} with {', '.join(sorted(lacking))}", "none")
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError, ShardDamaged) as error:
-        file.close()
-        raise FormatError(path, f"a readable {INDEX}", str(error)) from error
-    except BaseException:
-        file.close()
-        raise
-    return file, index
-
-
-def _master(path: Path) -> Path:
-    if path.is_dir():
-        if (path / MASTER).is_file():
-            return path / MASTER
-        if (path / SHARDS).is_dir():
-            advice = f"run `shardwriter merge {path}`"
-        else:
-            advice = "give the directory of an experiment"
-        raise ExperimentNotFound(path, f"a master {MASTER} in it", advice)
-    if not path.is_file():
-        raise ExperimentNotFound(path, "an experiment's directory or master", "check the path")
-    return path
-
-
-def _recorded(path: Path) -> Path:
-    """Return an experiment's directory, to read it live."""
-    if not (path / SHARDS).is_dir():
-        expected = f"the directory of an experiment, with a folder {SHARDS}/"
-        raise ExperimentNotFound(path, expected, "give the directory that a DataExporter made")
-    return path
 
 
 def quick_load(path: str | os.PathLike[str], episode_id: int = 0) -> dict[str, Any]:

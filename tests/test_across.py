@@ -92,6 +92,36 @@ def test_windows_cover_every_episode_once(recorded: Path) -> None:
             assert sorted(seen) == sorted(expected)
 
 
+def test_single_windows_are_those_of_the_batches(recorded: Path) -> None:
+    with ExperimentLoader(recorded) as loader:
+        episodes, counts = loader.count_windows(8, 3, FIELDS, episodes=[5, 0])
+        numbered = [
+            (int(episode), 3 * k)
+            for episode, count in zip(episodes, counts, strict=True)
+            for k in range(count)
+        ]
+        (batch,) = loader.iter_windows(8, 3, FIELDS, episodes=[5, 0], shuffle=False)
+        assert numbered == list(zip(batch["episode"], batch["start"], strict=True))
+        for i, (episode, start) in enumerate(numbered):
+            window = loader.get_window(episode, start, 8, FIELDS)
+            for field in FIELDS:
+                np.testing.assert_array_equal(window[field], batch[field][i])
+        assert loader.count_windows(31, 50, FIELDS)[1].tolist() == [0, 1, 1, 0, 1, 1]
+
+
+def test_windows_that_are_not_there(recorded: Path) -> None:
+    with ExperimentLoader(recorded) as loader:
+        with pytest.raises(EpisodeNotFound):
+            loader.get_window(6, 0, 8, FIELDS)
+        for start in (-1, 23):
+            with pytest.raises(ConfigError, match="rows of episode 0, which has 30"):
+                loader.get_window(0, start, 8, FIELDS)
+        with pytest.raises(ConfigError, match="columns of episode 0"):
+            loader.get_window(0, 0, 8, ["behavior/speed"])
+        with pytest.raises(ConfigError, match="of some episode"):
+            loader.count_windows(8, 3, ["behavior/speed"])
+
+
 def test_the_order_of_windows_follows_the_seed(recorded: Path) -> None:
     def order(**options: object) -> list[tuple[int, int]]:
         with ExperimentLoader(recorded) as loader:
