@@ -432,7 +432,8 @@ class DataExporter:
             failed attempts are kept, as ``shards/attempts/episode_0003.1.h5``.
         skip_existing
             Do not run episodes that completed before; those that failed or were interrupted
-            are run again, and their shards kept as failed attempts.
+            are run again, and their shards kept as failed attempts. What lies in a shard of
+            many episodes is never run again; if it did not complete, its result says so.
 
         Returns
         -------

@@ -11,6 +11,7 @@ from merging import copied, master_content, record, shard, shards_content, stamp
 from merge import MergeOptions, merge_experiments, pack, pack_shards, relink, unpack, verify
 from shardwriter import DataExporter, ExperimentLoader
 from shardwriter.cli import main
+from shardwriter.episode import Episode
 from shardwriter.errors import (
     ConfigError,
     EpisodeExists,
@@ -183,3 +184,38 @@ def test_packed_episodes_are_not_missing_and_keep_their_ids(
     assert episode.id == 5
     with ExperimentLoader(few) as loader:
         assert loader.list_episodes() == [0, 1, 2, 3, 4, 5]
+
+
+def test_what_is_packed_is_not_run_again(experiment: Path, tmp_path: Path) -> None:
+    def rollout(episode: Episode) -> None:
+        episode.log_timestep(0, behavior={"x": float(episode.id)})
+
+    few = pack_shards(experiment, tmp_path / "few", 2)
+    before = stamps(few)
+    with DataExporter.resume(few, progress=False) as exporter:
+        results = exporter.run_episodes(rollout, range(6), n_workers=1, skip_existing=True)
+    assert [(r.episode, r.status) for r in results] == [(i, "completed") for i in range(6)]
+    assert [r.summary for r in results] == [{"distance": 1.5}] * 5 + [None]
+    assert [r.shard.name for r in results if r.shard] == [
+        *["pack_0000.h5"] * 3,
+        *["pack_0001.h5"] * 2,
+        "episode_0005.h5",
+    ]
+    after = stamps(few)
+    assert {name: after[name] for name in before} == before
+
+
+def test_a_packed_episode_that_failed_says_how_to_run_it_again(tmp_path: Path) -> None:
+    def fails(episode: Episode) -> None:
+        episode.log_timestep(0, reward=1.0)
+        raise ValueError("too early")
+
+    with DataExporter("failed", tmp_path, progress=False) as exporter:
+        exporter.run_episodes(fails, [0], n_workers=1, on_error="continue")
+    few = pack_shards(exporter.output_dir, tmp_path / "few", 1)
+    with DataExporter.resume(few, progress=False) as exporter:
+        [result] = exporter.run_episodes(
+            fails, [0], n_workers=1, skip_existing=True, on_error="continue", retries=1
+        )
+    assert result.status == "failed"
+    assert "too early; it lies in pack_0000.h5: to run it again, unpack" in str(result.error)

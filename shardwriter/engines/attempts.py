@@ -1,17 +1,19 @@
 """Which episodes are run, run again, or not at all.
 
 Invariant: no attempt's shard is overwritten or removed; one that gives way to another is kept
-in ``shards/attempts/``.
+in ``shards/attempts/``. A packed episode cannot give way, so it is never run again.
 """
 
 import itertools
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from shardwriter.engines.outcome import has_begun, sealed_result
 from shardwriter.engines.result import EpisodeResult, Report
 from shardwriter.layout import EpisodePaths
+from shardwriter.packed import packed_episodes
 from shardwriter.recovery import recover_episode
 
 __all__ = ["Attempts"]
@@ -28,12 +30,18 @@ class Attempts:
         How often a failed episode is run again.
     skips_good
         Leave out episodes that completed before, and run those again that did not.
+
+    Raises
+    ------
+    ShardDamaged
+        A pack cannot be read.
     """
 
     def __init__(self, directory: Path, retries: int, *, skips_good: bool) -> None:
         self._directory = directory
         self._retries = retries
         self._skips_good = skips_good
+        self._packed = packed_episodes(directory) if skips_good else {}
         self._failed: Counter[int] = Counter()
         self._waiting: deque[int] = deque()
 
@@ -61,6 +69,7 @@ class Attempts:
         """Put a failed attempt aside and let its episode run again, if it still may."""
         paths = EpisodePaths(self._directory, result.episode)
         is_taken = result.shard is None and has_begun(paths) is not None  # by another process
+        is_taken |= result.episode in self._packed
         may_run = not (result.is_good or result.was_stopped or is_taken)
         if not may_run or self._failed[result.episode] >= self._retries:
             return False
@@ -70,16 +79,25 @@ class Attempts:
         return True
 
     def _earlier(self, episode: int) -> EpisodeResult | None:
-        """Return the result of an episode that completed before."""
+        """Return the result of an episode that is not to be run."""
         paths = EpisodePaths(self._directory, episode)
         recover_episode(paths)
-        if not paths.shard.exists():
-            return None
-        result = sealed_result(paths, "it did not complete")
-        if result.is_good:
-            return result
-        _put_aside(paths)
+        if paths.shard.exists():
+            result = sealed_result(episode, paths.shard, "it did not complete")
+            if result.is_good:
+                return result
+            _put_aside(paths)
+        elif episode in self._packed:
+            return _packed_result(episode, self._packed[episode])
         return None
+
+
+def _packed_result(episode: int, pack: Path) -> EpisodeResult:
+    result = sealed_result(episode, pack, "it did not complete")
+    if result.is_good:
+        return result
+    advice = f"it lies in {pack.name}: to run it again, unpack the experiment first"
+    return replace(result, error=f"{result.error}; {advice}")
 
 
 def _put_aside(paths: EpisodePaths) -> None:

@@ -27,21 +27,19 @@ def has_begun(paths: EpisodePaths) -> Path | None:
     return paths.part if paths.part.exists() else None
 
 
-def sealed_result(paths: EpisodePaths, error: str) -> EpisodeResult:
-    """Return what a shard says of itself, and `error` where it says nothing.
+def sealed_result(episode: int, shard: Path, error: str) -> EpisodeResult:
+    """Return what a shard says of one of its episodes, and `error` where it says nothing.
 
     An ended episode was only waiting to be sealed when its worker died.
     """
-    with published_file(paths.shard) as file:
-        group = file[episode_group(paths.episode)]
+    with published_file(shard) as file:
+        group = file[episode_group(episode)]
         known = read_attributes(group)
         summary = read_tree(group[SUMMARY]) if SUMMARY in group else None
     status, own = str(known["status"]), known.get("error")
     if own is None and status != "completed":
         own = error
-    return EpisodeResult(
-        paths.episode, status, summary, own, known.get("traceback"), shard=paths.shard
-    )
+    return EpisodeResult(episode, status, summary, own, known.get("traceback"), shard=shard)
 
 
 def recovered_result(paths: EpisodePaths, error: str) -> EpisodeResult:
@@ -61,7 +59,7 @@ def recovered_result(paths: EpisodePaths, error: str) -> EpisodeResult:
     if recovered is not None and recovered.reasons:
         error = "; ".join([error, *recovered.reasons])
     if paths.shard.exists():
-        return sealed_result(paths, error)
+        return sealed_result(paths.episode, paths.shard, error)
     if recovered is not None and recovered.outcome in ("failed", "recording", "elsewhere"):
         return EpisodeResult(paths.episode, "failed", None, error)
     return EpisodeResult(paths.episode, "failed", None, f"{error} before the episode began")

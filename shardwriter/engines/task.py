@@ -196,4 +196,4 @@ def _stopped(
     if not paths.shard.exists():
         text = f"{text} before the episode began"
         return EpisodeResult(paths.episode, "failed", None, text, was_stopped=was_stopped)
-    return replace(sealed_result(paths, text), was_stopped=was_stopped)
+    return replace(sealed_result(paths.episode, paths.shard, text), was_stopped=was_stopped)
