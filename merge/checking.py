@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 from isal import isal_zlib
 
+from merge.describing import MEND
 from shardwriter.column_reader import read_rows
 from shardwriter.errors import ShardWriterError
 from shardwriter.layout import SPIKES, TABLES, TIMESTEPS
@@ -59,7 +60,6 @@ class ShardCheck:
 
 def check_shard(job: ShardJob) -> ShardCheck:
     """Check one shard."""
-    again = "put an intact copy in its place, or record the episode again"
     merge = "if it is meant to be there, run `shardwriter merge`"
     where = str(job.path)
     if not job.path.is_file():
@@ -72,7 +72,7 @@ def check_shard(job: ShardJob) -> ShardCheck:
     try:
         shards = describe(job.path)
     except ShardWriterError as error:
-        return ShardCheck((Problem(where, _without(str(error), where), again),))
+        return ShardCheck((Problem(where, _without(str(error), where), MEND),))
     problems = [Problem(where, text, merge) for text in _mismatches(job, shards)]
     chunks, raw = 0, 0
     if job.is_deep:
@@ -80,10 +80,10 @@ def check_shard(job: ShardJob) -> ShardCheck:
             with h5py.File(job.path, "r") as file:
                 for shard in shards:
                     deep = _Deep(file[shard.group], shard)
-                    problems += [Problem(where, text, again) for text in deep.problems()]
+                    problems += [Problem(where, text, MEND) for text in deep.problems()]
                     chunks, raw = chunks + deep.chunks, raw + deep.raw_bytes
         except (*UNREADABLE, ShardWriterError) as error:
-            problems.append(Problem(where, _without(str(error), where), again))
+            problems.append(Problem(where, _without(str(error), where), MEND))
     return ShardCheck(tuple(problems), tuple(s.episode for s in shards), chunks, raw)
 
 

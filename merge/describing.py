@@ -17,7 +17,9 @@ from shardwriter.process import Child, Parent
 from shardwriter.quick_description import describe_several
 from shardwriter.shard_description import ShardDescription
 
-__all__ = ["Work", "describe_all", "in_children"]
+__all__ = ["MEND", "Work", "describe_all", "in_children"]
+
+MEND = "put an intact copy in its place, or move it away and record the episode again"
 
 _BATCH = 32
 _DESCRIBED_TOGETHER = 64
@@ -52,6 +54,8 @@ def describe_all(
         work = "shardwriter.quick_description:describe_several*"
         results = in_children(work, paths, workers, progress, _DESCRIBED_TOGETHER)
     for result in results:
+        if isinstance(result, ShardDamaged):
+            raise result.with_advice(MEND)
         if isinstance(result, ShardWriterError):
             raise result
         found += result
@@ -155,8 +159,7 @@ class _Crew:
         finally:
             child.kill()
             child.wait()
-        text = f"reading it {problem}; put an intact copy in its place"
-        return ShardDamaged(getattr(item, "path", item), "structure", text)
+        return ShardDamaged(getattr(item, "path", item), "structure", f"reading it {problem}")
 
     def dismiss(self) -> None:
         for child in [*self._idle, *self._busy]:

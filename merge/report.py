@@ -12,7 +12,7 @@ def report_text(report: MergeReport, *, is_dry: bool = False) -> str:
     lines = [f"{report.path}: {report.episodes} episodes"]
     if is_dry:
         lines[0] += " (dry run: nothing was written)"
-    elif report.is_unchanged:
+    elif report.episodes and report.is_unchanged:
         lines[0] += ", as before"
     for name, ids in (
         ("added", report.added),

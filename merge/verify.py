@@ -13,7 +13,7 @@ from typing import Any
 from h5py import h5d, h5g
 
 from merge.checking import Problem, ShardCheck, ShardJob
-from merge.describing import in_children
+from merge.describing import MEND, in_children
 from shardwriter.errors import ExperimentNotFound, ShardDamaged, ShardWriterError, ranges
 from shardwriter.layout import (
     EPISODES,
@@ -211,8 +211,7 @@ class _Verification:
                     self._chunks += result.chunks
                     self._raw_bytes += result.raw_bytes
                 else:
-                    mend = "put an intact copy in its place"
-                    self._problems.append(Problem(str(job.path), str(result), mend))
+                    self._problems.append(Problem(str(job.path), str(result), MEND))
 
     def _check_master(self, index: Sequence[dict[str, Any]]) -> None:
         rows = [row for row in index if row["shard"]]

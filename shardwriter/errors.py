@@ -244,12 +244,18 @@ class MasterStale(ShardWriterError):
 class ShardDamaged(ShardWriterError):
     """A shard or part cannot be read as what it claims to be."""
 
-    def __init__(self, path: Path, place: str, problem: str) -> None:
-        super().__init__(path, place, problem)
+    def __init__(self, path: Path, place: str, problem: str, advice: str = "") -> None:
+        super().__init__(path, place, problem, advice)
 
     def __str__(self) -> str:
-        path, place, problem = self.args
-        return f"{path}: {place}: {problem}"
+        path, place, problem, advice = self.args
+        text = f"{path}: {place}: {problem}"
+        return f"{text}; {advice}" if advice else text
+
+    def with_advice(self, advice: str) -> "ShardDamaged":
+        """Return this error with what to do about it."""
+        path, place, problem, _ = self.args
+        return ShardDamaged(path, place, problem, advice)
 
 
 class ShardsNotFound(ShardWriterError):

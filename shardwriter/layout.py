@@ -7,6 +7,8 @@ import os
 import re
 from pathlib import Path
 
+from shardwriter.errors import ranges
+
 __all__ = [
     "ATTEMPTS",
     "ATTRIBUTES",
@@ -50,6 +52,7 @@ __all__ = [
     "temporary_path",
     "unfinished_buffers",
     "unfinished_episodes",
+    "unfinished_text",
 ]
 
 FORMAT = "shardwriter"
@@ -217,6 +220,15 @@ def shard_id(path: Path) -> int:
 def unfinished_episodes(directory: Path) -> list[int]:
     """Return the ids of episodes that still have a buffer, part or journal, in order."""
     return list(_matching(directory, _UNFINISHED_NAME))
+
+
+def unfinished_text(directory: Path) -> str:
+    """Say which episodes are unfinished, and what to do about it; "" where none is."""
+    unfinished = unfinished_episodes(directory)
+    if not unfinished:
+        return ""
+    mend = f"wait for their end, or run `shardwriter recover {directory}`"
+    return f"unfinished: episodes {ranges(unfinished)}; {mend}"
 
 
 def unfinished_buffers(directory: Path) -> list[Path]:

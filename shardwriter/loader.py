@@ -25,7 +25,13 @@ from shardwriter.errors import (
 )
 from shardwriter.experiment_groups import ExperimentGroups, OwnFiles, OwnGroups
 from shardwriter.interop.pandas import index_to_dataframe
-from shardwriter.layout import MASTER, UNITS, listed_episodes, unfinished_episodes
+from shardwriter.layout import (
+    MASTER,
+    UNITS,
+    listed_episodes,
+    unfinished_episodes,
+    unfinished_text,
+)
 from shardwriter.live import LiveExperiment
 from shardwriter.live_episode import LiveEpisode
 from shardwriter.master_index import master_of, open_index, recording_of
@@ -64,6 +70,11 @@ class ExperimentLoader:
         without a master, and every row committed so far of the episodes that go on. ``refresh``
         takes in what is new.
 
+    Warns
+    -----
+    ShardWarning
+        The experiment has unfinished episodes only; it names the command that finishes them.
+
     Raises
     ------
     ExperimentNotFound
@@ -98,6 +109,10 @@ class ExperimentLoader:
         if self._live is None:
             self._file, self._index = open_index(self.path)
             self._own = OwnGroups(self.path, self._root, self._file)
+            unfinished = "" if len(self._index) else unfinished_text(self.path.parent)
+            if unfinished:
+                text = f"{self.path}: it has no episodes, as {unfinished}"
+                warnings.warn(text, ShardWarning, stacklevel=3)
         else:
             self._index = self._live.index
             self._own = OwnFiles(self.path)
@@ -446,7 +461,7 @@ class ExperimentLoader:
 
 
 class ShardWarning(UserWarning):
-    """An episode was skipped, because its shard is gone or has changed."""
+    """Episodes are not read: their shards are gone or have changed, or none is finished yet."""
 
 
 def quick_load(path: str | os.PathLike[str], episode_id: int = 0) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from shardwriter.errors import ExperimentNotFound, FormatError, ShardDamaged
 from shardwriter.global_heap import check_heaps
-from shardwriter.layout import INDEX, MASTER, SHARDS
+from shardwriter.layout import INDEX, MASTER, SHARDS, unfinished_text
 from shardwriter.published import published_file
 from shardwriter.schema import INDEX_DTYPE
 from shardwriter.shard_description import check_format
@@ -64,7 +64,9 @@ def master_of(path: Path) -> Path:
         if (path / MASTER).is_file():
             return path / MASTER
         if (path / SHARDS).is_dir():
-            advice = f"run `shardwriter merge {path}`"
+            unfinished = unfinished_text(path)
+            then = f"{unfinished}, and then" if unfinished else "run"
+            advice = f"{then} `shardwriter merge {path}`"
         else:
             advice = "give the directory of an experiment"
         raise ExperimentNotFound(path, f"a master {MASTER} in it", advice)

@@ -16,8 +16,9 @@ from shardwriter import ExperimentLoader
 from shardwriter.buffer import Buffer
 from shardwriter.cli import main
 from shardwriter.config import RecorderConfig
-from shardwriter.errors import ConfigError, EpisodeNotFound
+from shardwriter.errors import ConfigError, EpisodeNotFound, ExperimentNotFound
 from shardwriter.layout import EpisodePaths, buffer_name
+from shardwriter.loader import ShardWarning
 from shardwriter.process import Identity
 from shardwriter.recorder import Recorder
 from shardwriter.recovery import exit_code, missing, recover
@@ -412,14 +413,21 @@ def test_merge_and_loader_name_unfinished_episodes_and_the_command(
     directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record_and_die(directory, 5)
+    told = f"unfinished: episodes 0; wait for their end, or run `shardwriter recover {directory}`"
+    with pytest.raises(ExperimentNotFound) as caught:
+        ExperimentLoader(directory)
+    assert f"{told}, and then `shardwriter merge {directory}`" in str(caught.value)
     assert main(["merge", str(directory)]) == 0
-    out = capsys.readouterr().out
-    assert "unfinished, not merged: episodes 0;" in out
-    assert f"run `shardwriter recover {directory}`" in out
-    with (
-        ExperimentLoader(directory) as loader,
-        pytest.raises(EpisodeNotFound, match=r"it is unfinished: .*shardwriter recover"),
+    output = capsys.readouterr()
+    assert output.out.endswith(": 0 episodes\n")
+    assert output.err == f"not merged, as {told}\n"
+    assert main(["pack", str(directory), "-o", str(directory / "all.h5")]) == 0
+    assert capsys.readouterr().err == f"not packed, as {told}\n"
+    with pytest.warns(
+        ShardWarning, match="it has no episodes, as unfinished: episodes 0; .*recover"
     ):
+        loader = ExperimentLoader(directory)
+    with loader, pytest.raises(EpisodeNotFound, match=r"it is unfinished: .*shardwriter recover"):
         loader.get_episode(0)
 
 

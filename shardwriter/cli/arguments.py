@@ -3,7 +3,10 @@
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import TypeAlias
+
+from shardwriter.layout import unfinished_text
 
 __all__ = [
     "Parser",
@@ -14,6 +17,7 @@ __all__ = [
     "positive",
     "print_json",
     "shows_progress",
+    "tell_unfinished",
 ]
 
 Parser: TypeAlias = argparse.ArgumentParser
@@ -37,6 +41,13 @@ def add_command(
 def shows_progress(options: argparse.Namespace) -> bool:
     """Tell whether to draw progress bars: on a terminal, unless ``--quiet``."""
     return sys.stderr.isatty() and not options.quiet
+
+
+def tell_unfinished(directory: Path, done: str) -> None:
+    """Say on stderr which episodes of an experiment were not ``merged``, ``packed``, …, and why."""
+    text = unfinished_text(directory)
+    if text:
+        print(f"not {done}, as {text}", file=sys.stderr)
 
 
 def print_json(value: object) -> None:

@@ -10,6 +10,7 @@ from shardwriter.cli.arguments import (
     expected_ids,
     print_json,
     shows_progress,
+    tell_unfinished,
 )
 
 __all__ = ["add_to"]
@@ -59,7 +60,6 @@ shardwriter merge run_a run_b --renumber -o both.h5
 def _merge(options: argparse.Namespace) -> int:
     from merge import MergeOptions, merge_experiments
     from merge.report import report_text
-    from shardwriter.errors import ranges
     from shardwriter.layout import unfinished_episodes
 
     chosen = MergeOptions(
@@ -81,10 +81,7 @@ def _merge(options: argparse.Namespace) -> int:
         return code
     print(report_text(report, is_dry=options.dry_run))
     for directory in options.directories:
-        unfinished = unfinished_episodes(directory)
-        if unfinished:
-            mend = f"wait for their end, or run `shardwriter recover {directory}`"
-            print(f"unfinished, not merged: episodes {ranges(unfinished)}; {mend}")
+        tell_unfinished(directory, "merged")
     return code
 
 

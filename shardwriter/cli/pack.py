@@ -10,6 +10,7 @@ from shardwriter.cli.arguments import (
     positive,
     print_json,
     shows_progress,
+    tell_unfinished,
 )
 
 __all__ = ["add_to"]
@@ -62,6 +63,7 @@ def _pack(options: argparse.Namespace) -> int:
     else:
         path = pack_shards(options.directory, options.output, options.shards, progress=shows)
     _print(path, options)
+    tell_unfinished(options.directory, "packed")
     return 0
 
 
