@@ -29,6 +29,7 @@ QUESTIONS = {
     "scaling": "1 to as many workers as cores, and a model for more",
     "memory": "peak memory beyond the slots",
     "read": "an episode, and one timestep, beside h5py",
+    "windows": "windows/s for training with PyTorch, beside an h5py dataset",
     "merge": "growth with the number of shards, beside h5py",
     "start": "import, --help, first row",
     "compression": "ratio and speed of each codec, and precision",
