@@ -3,7 +3,7 @@
 Between calls the caller computes for as long as the writer needs for a step, so that the writer
 keeps up: otherwise back-pressure would be measured, which `bench.record` does. The peers run on the
 caller's thread, and their stalls are the calls that compress a chunk. The limit is the row by row
-copy of the same values into NumPy arrays, which nothing written in Python can beat.
+copy of the same values into NumPy arrays, which only compiled code can beat.
 """
 
 from __future__ import annotations

@@ -31,30 +31,35 @@ class ContentChecks:
     n_neurons
         Number of neurons where the network's structure is known; else the first spike vector
         sets it.
+
+    Attributes
+    ----------
+    n_neurons
+        As given, or as set by what was logged.
     """
 
     def __init__(self, episode: int, n_neurons: int | None) -> None:
         self._episode = episode
-        self._n_neurons = n_neurons
+        self.n_neurons = n_neurons
         self._given = n_neurons
 
     @property
     def largest_id(self) -> int:
         """The largest id that a neuron can have."""
-        return 2**31 - 1 if self._n_neurons is None else self._n_neurons - 1
+        return 2**31 - 1 if self.n_neurons is None else self.n_neurons - 1
 
     def spike_vector(self, length: int) -> None:
         """Check that a spike vector has one entry per neuron."""
         self._given = length
-        if self._n_neurons is not None and length != self._n_neurons:
-            expected = f"one entry for each of {self._n_neurons} neurons"
+        if self.n_neurons is not None and length != self.n_neurons:
+            expected = f"one entry for each of {self.n_neurons} neurons"
             advice = "pass the whole vector, or spike_ids"
             raise FieldError(self._episode, "spikes", expected, f"{length} entries", advice)
 
     def accept_spikes(self) -> None:
         """Take the last vector's length as the size of the network: its call was logged."""
-        if self._n_neurons is None:
-            self._n_neurons = self._given
+        if self.n_neurons is None:
+            self.n_neurons = self._given
 
     def in_order(self, timesteps: Array, first_valid: int, series: str) -> None:
         """Check that timesteps do not fall, from the last one of their series on."""

@@ -119,7 +119,9 @@ class Episode:
         with self._lock:
             if self._has_ended or self._alarm[0]:
                 self._refuse("log_timestep")
-            self._timesteps.log(timestep, neural_state, spikes, behavior, reward, spike_ids)
+            log = self._timesteps
+            if not log.log_usual(timestep, neural_state, spikes, behavior, reward, spike_ids):
+                log.log(timestep, neural_state, spikes, behavior, reward, spike_ids)
 
     def log_timesteps(
         self,

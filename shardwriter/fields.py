@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from shardwriter.errors import FieldError
+from shardwriter.innermost import Cursor
 from shardwriter.schema import Column, fill_value, name_problem, spell
 from shardwriter.table_log import Store, TableLog
 from shardwriter.values import (
@@ -46,10 +47,13 @@ class FieldLog:
         Looks at the rows of full slots, and at the end at the rest: called with the names of
         the columns, the timesteps, the columns, and the names of those that were not given in
         every call; returns names that it need not see again.
+    cursor
+        Told of every slot that is entered, as for ``TableLog``.
     """
 
     __slots__ = (
         "_columns",
+        "_cursor",
         "_episode",
         "_lacking",
         "_log",
@@ -60,8 +64,16 @@ class FieldLog:
         "_watch",
     )
 
-    def __init__(self, store: Store, episode: int, name: str, watch: Watch | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        episode: int,
+        name: str,
+        watch: Watch | None = None,
+        cursor: Cursor | None = None,
+    ) -> None:
         self._watch = watch
+        self._cursor = cursor
         self._unseen: set[str] = set()
         self._lacking: set[str] = set()
         self._store = store
@@ -161,7 +173,7 @@ class FieldLog:
     def _ready(self) -> TableLog:
         if self._log is None:
             look = None if self._watch is None else self._look
-            self._log = TableLog(self._store, self._name, self._new, look)
+            self._log = TableLog(self._store, self._name, self._new, look, self._cursor)
         elif self._new:
             self._log.add_columns(self._new)
             self._lacking.update(column.name for column in self._new)

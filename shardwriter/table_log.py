@@ -12,6 +12,7 @@ import numpy as np
 
 from shardwriter.buffer import Buffer, TableSlots
 from shardwriter.drain import Drain
+from shardwriter.innermost import Cursor
 from shardwriter.instants import reached
 from shardwriter.memory import MemoryBudget, MemoryShare
 from shardwriter.schema import Column, Table, fill_value
@@ -44,15 +45,18 @@ class TableLog:
         Its columns after ``timesteps``.
     look
         Called with the timesteps and columns of every slot that was filled.
+    cursor
+        Told of every slot that is entered. Who has it may store rows, and count them.
     """
 
     __slots__ = (
         "_base",
         "_counter",
+        "_cursor",
         "_fields",
         "_limit",
         "_look",
-        "_row",
+        "_names",
         "_slots",
         "_store",
         "_timesteps",
@@ -60,7 +64,6 @@ class TableLog:
     )
 
     _base: int  # rows before the current slot
-    _row: int  # next row of the current slot
     _timesteps: Array
     _fields: tuple[Array, ...]
 
@@ -70,9 +73,11 @@ class TableLog:
         name: str,
         columns: Sequence[Column],
         look: Callable[[Array, Sequence[Array]], None] | None = None,
+        cursor: Cursor | None = None,
     ) -> None:
         self._store = store
         self._look = look
+        self._cursor = cursor
         table = Table.of(name, tuple(columns), store.chunk_rows)
         self.table, n_slots = store.budget.fit(table)
         new = store.buffer.add_tables([self.table], [n_slots], [0])
@@ -82,11 +87,12 @@ class TableLog:
     @property
     def rows(self) -> int:
         """Rows logged so far."""
-        return self._base + self._row
+        return self._counter[0]
 
     def unfilled(self) -> tuple[Array, tuple[Array, ...]]:
         """Return the timesteps and columns of the rows that fill no slot yet."""
-        return self._timesteps[: self._row], tuple(field[: self._row] for field in self._fields)
+        row = self._counter[0] - self._base
+        return self._timesteps[:row], tuple(field[:row] for field in self._fields)
 
     def progress(self) -> tuple[int, int]:
         """Return the rows and raw bytes logged so far."""
@@ -102,27 +108,25 @@ class TableLog:
         values
             One value per column after ``timesteps``, of the column's dtype and shape; copied.
         """
-        row = self._row
+        row = self._counter[0] - self._base
         if row == 0:
             self._claim_slot()
         self._timesteps[row] = timestep
         for field, value in zip(self._fields, values):  # noqa: B905  (checked; strict costs time)
             field[row] = value
-        self._row = row = row + 1
-        self._counter[0] = self._base + row
-        if row == self._limit:
+        self._counter[0] = self._base + row + 1
+        if row + 1 == self._limit:
             self._hand_over()
 
     def append_group(self, timestep: int, values: Array) -> None:
         """Append rows of one timestep to a table of one field, shape ``(count,)``."""
-        row = self._row
+        row = self._counter[0] - self._base
         end = row + len(values)
         if row == 0 or end >= self._limit:
             self.extend(timestep, (values,), len(values))
             return
         self._timesteps[row:end].fill(timestep)
         self._fields[0][row:end] = values
-        self._row = end
         self._counter[0] = self._base + end
 
     def extend(self, timesteps: int | Array, values: Sequence[Array], count: int) -> None:
@@ -137,7 +141,7 @@ class TableLog:
         """
         done = 0
         while done < count:
-            row = self._row
+            row = self._counter[0] - self._base
             if row == 0:
                 self._claim_slot()
             end = min(row + count - done, self._limit)
@@ -148,7 +152,6 @@ class TableLog:
             for field, block in zip(self._fields, values, strict=True):
                 field[row:end] = block[done:stop]
             done = stop
-            self._row = end
             self._counter[0] = self._base + end
             if end == self._limit:
                 self._hand_over()
@@ -179,14 +182,16 @@ class TableLog:
         self._slots = slots
         self._counter = slots.counter
         self._limit = self.table.rows_per_chunk
-        self._row = rows % self._limit
-        self._base = rows - self._row
+        self._names = tuple(column.name for column in self.table.columns[1:])
+        self._base = rows - rows % self._limit
         self._enter_slot()
 
     def _enter_slot(self) -> None:
         slots = self._slots.slots
-        self._timesteps, *fields = slots[self._base // self._limit % len(slots)]
-        self._fields = tuple(fields)
+        columns = slots[self._base // self._limit % len(slots)]
+        self._timesteps, self._fields = columns[0], columns[1:]
+        if self._cursor is not None:
+            self._cursor.enter(self._names, columns, self._counter, self._base)
 
     def _claim_slot(self) -> None:
         chunk = self._base // self._limit
@@ -198,7 +203,6 @@ class TableLog:
         chunk = self._base // self._limit
         reached("slot full")
         self._slots.add_digest(chunk)
-        self._row = 0
         self._base += self._limit
         self._store.drain.hand_over(self.table.name, chunk, len(self._slots.slots))
         reached("slot sent")

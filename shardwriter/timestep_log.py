@@ -13,6 +13,7 @@ import numpy as np
 from shardwriter.content_checks import ContentChecks, warn_of_non_finite
 from shardwriter.errors import FieldError
 from shardwriter.fields import FieldLog, array_of, misfit, timestep_of
+from shardwriter.innermost import new_cursor, new_step
 from shardwriter.layout import BEHAVIOR, NEURAL_STATES, REWARDS, SPIKES
 from shardwriter.schema import Column
 from shardwriter.table_log import Store, TableLog
@@ -44,6 +45,12 @@ class TimestepLog:
         Timesteps from one stored neural state to the next.
     checks
         Checks of content, None for none.
+
+    Attributes
+    ----------
+    log_usual
+        Logs a timestep that needs nothing but copies, and returns whether it did; ``log`` takes
+        every other.
     """
 
     def __init__(
@@ -53,15 +60,24 @@ class TimestepLog:
         self._episode = episode
         self._sampling = sampling
         self._checks = checks
-        self._first_valid = 0 if checks else -(2**63)
-        self._next_sample = -(2**63)
         self._steps_word = store.buffer.steps
-        self.steps = 0
+        neural, spikes, behavior, rewards = (new_cursor() for _ in range(4))
+        self._step = new_step(
+            self._steps_word, sampling, checks is not None, neural, spikes, behavior, rewards
+        )
         watch = (lambda *block: warn_of_non_finite(episode, *block)) if checks else None
-        self._neural = FieldLog(store, episode, NEURAL_STATES, watch)
-        self._behavior = FieldLog(store, episode, BEHAVIOR)
+        self._neural = FieldLog(store, episode, NEURAL_STATES, watch, neural)
+        self._behavior = FieldLog(store, episode, BEHAVIOR, None, behavior)
         self._spikes: TableLog | None = None
         self._rewards: TableLog | None = None
+        self._cursors = spikes, rewards
+        self.log_usual = self._step.log
+        self._note_network()
+
+    @property
+    def steps(self) -> int:
+        """Timesteps logged so far."""
+        return self._steps_word[0]
 
     def log(
         self,
@@ -72,7 +88,7 @@ class TimestepLog:
         reward: Any,
         spike_ids: Any,
     ) -> None:
-        """Log one timestep."""
+        """Log one timestep that ``log_usual`` did not."""
         if "jax" in sys.modules:
             if type(timestep) is int and not self.is_due(timestep):
                 neural_state = None  # and so it is not fetched
@@ -83,7 +99,7 @@ class TimestepLog:
 
     def is_due(self, timestep: int) -> bool:
         """Tell whether the neural state of a timestep would be stored."""
-        return timestep >= self._next_sample
+        return timestep >= self._step.next_sample
 
     def check(
         self,
@@ -103,9 +119,9 @@ class TimestepLog:
         """
         if type(timestep) is not int:
             timestep = timestep_of(self._episode, timestep)
-        if not self._first_valid <= timestep <= _LAST_TIMESTEP:
+        if not self._step.first_valid <= timestep <= _LAST_TIMESTEP:
             raise self._out_of_order(timestep)
-        if timestep < self._next_sample:
+        if timestep < self._step.next_sample:
             neural_state = None
         states = fields = ids = None
         if neural_state is not None:
@@ -122,11 +138,9 @@ class TimestepLog:
         timestep, states, ids, fields, value = checked
         if states:
             self._neural.append(timestep, states)
-            self._next_sample = timestep + self._sampling
+            self._sampled(timestep)
         if ids is not None:
-            if self._spikes is None:
-                self._spikes = TableLog(self._store, SPIKES, _SPIKE_COLUMNS)
-            self._spikes.append_group(timestep, ids)
+            self._spike_log().append_group(timestep, ids)
         if fields:
             self._behavior.append(timestep, fields)
         if value:
@@ -158,11 +172,9 @@ class TimestepLog:
 
         if states and len(chosen):
             self._neural.extend(steps[chosen], [_rows(block, chosen) for block in states])
-            self._next_sample = int(steps[chosen[-1]]) + self._sampling
+            self._sampled(int(steps[chosen[-1]]))
         if fired is not None:
-            if self._spikes is None:
-                self._spikes = TableLog(self._store, SPIKES, _SPIKE_COLUMNS)
-            self._spikes.extend(fired[0], (fired[1],), len(fired[0]))
+            self._spike_log().extend(fired[0], (fired[1],), len(fired[0]))
         if fields:
             self._behavior.extend(steps, fields)
         if rewards is not None and len(rewards[0]):
@@ -180,13 +192,20 @@ class TimestepLog:
 
     def _accept(self, timestep: int, count: int) -> None:
         if self._checks is not None:
-            self._first_valid = timestep
+            self._step.first_valid = timestep
             self._checks.accept_spikes()
-        self.steps += count
-        self._steps_word[0] = self.steps
+            self._note_network()
+        self._steps_word[0] += count
+
+    def _note_network(self) -> None:
+        if self._checks is not None and self._checks.n_neurons is not None:
+            self._step.n_neurons = self._checks.n_neurons
+
+    def _sampled(self, timestep: int) -> None:
+        self._step.next_sample = min(timestep + self._sampling, _LAST_TIMESTEP)
 
     def _out_of_order(self, timestep: int) -> FieldError:
-        expected = f"an integer from {self._first_valid} to {_LAST_TIMESTEP}"
+        expected = f"an integer from {self._step.first_valid} to {_LAST_TIMESTEP}"
         advice = "log timesteps in order"
         if self._checks is not None:
             advice += ", or set validate_data=False"
@@ -200,12 +219,12 @@ class TimestepLog:
             raise self._out_of_order(int(steps.max()))
         steps = steps.astype(np.int64, copy=False)
         if self._checks is not None and len(steps):
-            self._checks.in_order(steps, self._first_valid, "timesteps")
+            self._checks.in_order(steps, self._step.first_valid, "timesteps")
         return steps
 
     def _samples(self, steps: Array) -> Array:
         """Return the positions of the timesteps whose neural state is stored."""
-        due = self._next_sample
+        due = self._step.next_sample
         if self._sampling == 1 and steps[0] >= due and bool(np.all(steps[1:] > steps[:-1])):
             return np.arange(len(steps))
         chosen = []
@@ -299,8 +318,15 @@ class TimestepLog:
 
     def _reward_log(self) -> TableLog:
         if self._rewards is None:
-            self._rewards = TableLog(self._store, REWARDS, _REWARD_COLUMNS)
+            cursor = self._cursors[1]
+            self._rewards = TableLog(self._store, REWARDS, _REWARD_COLUMNS, cursor=cursor)
         return self._rewards
+
+    def _spike_log(self) -> TableLog:
+        if self._spikes is None:
+            cursor = self._cursors[0]
+            self._spikes = TableLog(self._store, SPIKES, _SPIKE_COLUMNS, cursor=cursor)
+        return self._spikes
 
 
 def _rows(block: Array, chosen: Array) -> Array:

@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from shardwriter import innermost
+
 SHARED_MEMORY = Path("/dev/shm")
 UNFINISHED = ("*.buffer", "*.part", "*.tmp", ".*")
 PATIENCE_S = 5.0
@@ -90,3 +92,12 @@ def leaves_nothing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[N
         process.kill()
     psutil.wait_procs(processes, timeout=PATIENCE_S)
     assert not report, "the test left behind: " + "; ".join(sorted(report))
+
+
+@pytest.fixture(params=["compiled", "python"])
+def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a test with the compiled step and without it."""
+    if request.param == "python":
+        monkeypatch.setattr(innermost, "compiled", None)
+    elif innermost.compiled is None:
+        pytest.skip("the package was built without a compiler")

@@ -11,6 +11,8 @@ from shardwriter import DataExporter, ExperimentLoader
 from shardwriter.episode import Episode
 from shardwriter.errors import FieldError
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 
 def behavior(directory: Path, log: Any, **options: Any) -> dict[str, np.ndarray[Any, Any]]:
     """Record one episode, return its behaviour."""

@@ -12,6 +12,8 @@ from shardwriter.episode import Episode
 from shardwriter.errors import FieldError
 from shardwriter.recorded_episode import RecordedEpisode
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 UNCHECKED = {"validate_data": False}
 
 

@@ -1,0 +1,211 @@
+"""The compiled step stores what Python alone stores, call by call, and refuses what it refuses."""
+
+import gc
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from known_episode import record, tables_by_loader
+
+from shardwriter import ExperimentLoader, innermost
+from shardwriter.episode import Episode
+from shardwriter.errors import EpisodeEnded, FieldError
+
+pytestmark = pytest.mark.skipif(
+    innermost.compiled is None, reason="the package was built without a compiler"
+)
+
+N = 30
+
+
+def random_call(rng: np.random.Generator, timestep: int) -> dict[str, Any]:
+    """Return the arguments of a call: mostly usual ones, of every form that is taken."""
+    call: dict[str, Any] = {"timestep": timestep}
+    v = rng.standard_normal(N, np.float32)
+    call["neural_state"] = [
+        {"v": v},
+        {"v": v[::-1]},
+        {"v": list(map(float, v))},
+        {},
+        None,
+        {"v": v},
+    ][rng.choice(6, p=[0.5, 0.1, 0.03, 0.02, 0.25, 0.1])]
+    if (
+        isinstance(call["neural_state"], dict)
+        and "v" in call["neural_state"]
+        and rng.random() < 0.1
+    ):
+        call["neural_state"]["late"] = rng.random(2)
+    fired = rng.random(N) < 0.2
+    ids = fired.nonzero()[0]
+    spikes = [fired, fired.astype(np.uint8), fired[::-1], rng.random(N - 1) < 0.5, None]
+    spike_ids = [ids, ids.astype(np.int32), ids.astype(np.uint8), list(ids), ids - 1, ids[::2]]
+    if rng.random() < 0.5:
+        call["spikes"] = spikes[rng.choice(5, p=[0.6, 0.1, 0.1, 0.05, 0.15])]
+    else:
+        call["spike_ids"] = spike_ids[rng.choice(6, p=[0.3, 0.3, 0.1, 0.1, 0.1, 0.1])]
+    if rng.random() < 0.03:
+        call |= {"spikes": fired, "spike_ids": ids}
+    x = float(rng.random())
+    behavior = {
+        "x": [x, np.float64(x), 1, np.float32(x)][rng.choice(4, p=[0.6, 0.3, 0.05, 0.05])],
+        "narrow": np.float32(x),
+        "is_on": [True, np.bool_(False), np.array(True), 1][
+            rng.choice(4, p=[0.4, 0.4, 0.15, 0.05])
+        ],
+        "position": rng.standard_normal(3),
+        "label": "text",
+        "name": np.array(b"abc", "S4"),
+        "empty": np.zeros((0, 2)),
+    }
+    if rng.random() < 0.7:
+        del behavior["label"]
+    call["behavior"] = [behavior, dict(reversed(behavior.items())), None, [1]][
+        rng.choice(4, p=[0.7, 0.15, 0.13, 0.02])
+    ]
+    call["reward"] = [x, np.float32(x), np.float64(x), 0.0, np.nan, 1, None, "one", np.array(x)][
+        rng.choice(9, p=[0.3, 0.2, 0.1, 0.1, 0.05, 0.1, 0.1, 0.01, 0.04])
+    ]
+    return call
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.filterwarnings("ignore::shardwriter.content_checks.NonFiniteWarning")
+def test_both_ways_store_the_same(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {
+        "neural_sampling_rate": 1 + seed % 3,
+        "validate_data": seed != 4,
+        "chunk_size": [7, 50, 1000][seed % 3],
+        "async_write": False,
+    }
+    outcomes: list[list[str]] = []
+
+    def log(episode: Episode) -> None:
+        rng = np.random.default_rng(seed)
+        timestep = 0
+        seen = []
+        for _ in range(400):
+            timestep += int(rng.choice([0, 1, 1, 1, 2, -1]))
+            call = random_call(rng, timestep)
+            try:
+                episode.log_timestep(**call)
+                seen.append("")
+            except FieldError as error:
+                seen.append(str(error))
+            seen.append(str(episode.steps))
+        outcomes.append(seen)
+
+    found = []
+    for way in ("compiled", "python"):
+        with monkeypatch.context() as context:
+            if way == "python":
+                context.setattr(innermost, "compiled", None)
+            place = tmp_path / way
+            place.mkdir()
+            with ExperimentLoader(record(place, log, **options)) as loader:
+                found.append(tables_by_loader(loader, 0))
+    assert outcomes[0] == outcomes[1]
+    assert outcomes[0].count("") > 100
+    assert found[0].keys() == found[1].keys()
+    for name, values in found[0].items():
+        one, other = np.asarray(values), np.asarray(found[1][name])
+        assert one.dtype == other.dtype
+        assert one.tobytes() == other.tobytes(), name
+
+
+def test_usual_timesteps_are_stored_by_compiled_code(tmp_path: Path) -> None:
+    taken = []
+
+    def log(episode: Episode) -> None:
+        usual = episode._timesteps.log_usual
+        for t in range(200):
+            state = {"v": np.zeros(N, np.float32)}
+            ids = np.arange(5)
+            arguments = (t, state, None, {"x": 1.0, "p": np.zeros(3)}, np.float32(0.5), ids)
+            if taken.append(usual(*arguments)) or not taken[-1]:
+                episode.log_timestep(*arguments[:-1], spike_ids=ids)
+
+    record(tmp_path, log, chunk_size=100)
+    assert sum(taken) > 0.8 * len(taken)
+
+
+def test_timesteps_at_the_end_of_what_64_bits_hold(tmp_path: Path) -> None:
+    last = 2**63 - 1
+
+    def log(episode: Episode) -> None:
+        for t in (last - 5, last - 3, last - 1, last, last):
+            episode.log_timestep(t, {"v": 1.0}, behavior={"x": 1.0})
+        with pytest.raises(FieldError, match="expected an integer"):
+            episode.log_timestep(last + 1, behavior={"x": 1.0})
+
+    with ExperimentLoader(record(tmp_path, log)) as loader:
+        episode = loader.get_episode(0)
+        assert episode.get_behavior()["timesteps"].tolist()[-2:] == [last, last]
+
+
+def test_an_ended_episode_takes_no_more_and_keeps_no_memory(tmp_path: Path) -> None:
+    kept = []
+
+    def log(episode: Episode) -> None:
+        for t in range(10):
+            episode.log_timestep(t, {"v": np.zeros(N)}, behavior={"x": 1.0})
+        kept.append(episode.log_timestep)
+
+    record(tmp_path, log)
+    gc.collect()
+    assert ".buffer" not in Path("/proc/self/maps").read_text()
+    with pytest.raises(EpisodeEnded):
+        kept[0](10, {"v": np.zeros(N)})
+
+
+def test_threads_log_side_by_side(tmp_path: Path) -> None:
+    def log(episode: Episode) -> None:
+        def work(value: float) -> None:
+            for _ in range(2_000):
+                episode.log_timestep(0, behavior={"x": value, "y": np.full(3, value)})
+
+        threads = [threading.Thread(target=work, args=(float(i),)) for i in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    with ExperimentLoader(record(tmp_path, log)) as loader:
+        behavior = loader.get_episode(0).get_behavior()
+    assert np.bincount(behavior["x"].astype(int)).tolist() == [2_000] * 4
+    assert (behavior["y"] == behavior["x"][:, None]).all()
+
+
+def test_the_environment_keeps_compiled_code_out() -> None:
+    command = "from shardwriter import innermost; print(innermost.compiled)"
+    environment = {**os.environ, "SHARDWRITER_PURE_PYTHON": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", command], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "None\n"
+
+
+def test_what_is_no_slot_is_refused() -> None:
+    counter = memoryview(bytearray(8)).cast("Q")
+    steps, good = np.zeros(4, np.int64), np.zeros((4, 3))
+    cursor = innermost.new_cursor()
+    cursor.enter(("x",), (steps, good), counter, 0)
+    for names, arrays in [
+        ((), (steps, good)),
+        (("x",), (steps, good[:3])),
+        (("x",), (good, steps)),
+        (("x",), (steps, np.zeros((3, 4)).T)),
+        (("x",), ()),
+        (("x",), (steps, [1, 2, 3, 4])),
+    ]:
+        with pytest.raises(ValueError, match="columns of a slot"):
+            cursor.enter(names, arrays, counter, 0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="8-byte word"):
+        cursor.enter(("x",), (steps, good), memoryview(bytearray(16)).cast("Q"), 0)
