@@ -1,5 +1,7 @@
 """What an experiment holds, for people and programs."""
 
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,18 @@ from shardwriter.layout import EVENTS, TABLES
 from shardwriter.loader import ExperimentLoader
 from shardwriter.performance import performance_text
 from shardwriter.recorded_episode import RecordedEpisode
+from shardwriter.untrusted import file_of, readable
 
-__all__ = ["experiment_info", "info_text", "performance_report"]
+__all__ = [
+    "add_fields",
+    "experiment_info",
+    "field_kind",
+    "info_text",
+    "performance_report",
+    "ratio_text",
+    "size_text",
+    "status_text",
+]
 
 
 def experiment_info(path: Path) -> dict[str, Any]:
@@ -35,8 +47,7 @@ def experiment_info(path: Path) -> dict[str, Any]:
     with ExperimentLoader(path) as loader:
         fields: dict[str, dict[str, Any]] = {}
         for episode in loader:
-            for name, facts in _fields_of(episode):
-                _add(fields, name, facts)
+            add_fields(fields, episode)
         index = loader.episode_index
         return {
             "path": str(loader.path),
@@ -49,6 +60,18 @@ def experiment_info(path: Path) -> dict[str, Any]:
         }
 
 
+def add_fields(fields: dict[str, dict[str, Any]], episode: RecordedEpisode) -> None:
+    """Add an episode to what ``experiment_info`` says of fields.
+
+    Raises
+    ------
+    ShardWriterError
+        Its shard cannot be read; nothing was added.
+    """
+    for name, facts in _fields_of(episode):
+        _add(fields, name, facts)
+
+
 def _row(row: np.void) -> dict[str, Any]:
     values = {name: row[name].item() for name in row.dtype.names or ()}
     return {k: v.decode() if isinstance(v, bytes) else v for k, v in values.items()}
@@ -56,7 +79,7 @@ def _row(row: np.void) -> dict[str, Any]:
 
 def _fields_of(episode: RecordedEpisode) -> list[tuple[str, dict[str, Any]]]:
     found = []
-    with episode.opened() as group:
+    with episode.opened() as group, readable(file_of(group), group.name):
         tables = [name for name in TABLES if name in group]
         tables += [f"{EVENTS}/{name}" for name in group.get(EVENTS, ())]
         for table in tables:
@@ -102,12 +125,12 @@ def info_text(info: dict[str, Any]) -> str:
     metadata = info["metadata"]
     episodes = info["episodes"]
     raw, stored = info["raw_bytes"], info["stored_bytes"]
-    data = f"{_size(raw)} in {_size(stored)} of shards ({_ratio(raw, stored)})"
+    data = f"{size_text(raw)} in {size_text(stored)} of shards ({ratio_text(raw, stored)})"
     lines = [
         f"{metadata['experiment_name']}  ({info['path']})",
         f"  recorded   {metadata['start_time']} to {metadata['end_time']}",
         f"  episodes   {len(episodes)}: {ranges([e['episode_id'] for e in episodes])}",
-        f"  status     {_statuses(episodes)}",
+        f"  status     {status_text(e['status'] for e in episodes)}",
         f"  steps      {sum(e['steps'] for e in episodes):,}",
         f"  spikes     {sum(e['spikes'] for e in episodes):,}",
         f"  data       {data}",
@@ -116,25 +139,29 @@ def info_text(info: dict[str, Any]) -> str:
         width = max(len(name) for name in info["fields"])
         lines.append("")
         for name, field in info["fields"].items():
-            shape = field["shape"]
-            kind = field["dtype"] if isinstance(shape, str) else f"{field['dtype']} {tuple(shape)}"
-            ratio = _ratio(field["raw_bytes"], field["stored_bytes"])
+            ratio = ratio_text(field["raw_bytes"], field["stored_bytes"])
             lines.append(
-                f"  {name:<{width}}  {kind:<18}  {field['rows']:>12,} rows  "
-                f"{_size(field['raw_bytes']):>9}  {ratio:>8}"
+                f"  {name:<{width}}  {field_kind(field):<18}  {field['rows']:>12,} rows  "
+                f"{size_text(field['raw_bytes']):>9}  {ratio:>8}"
             )
             lines += [f"    chosen: {choice}" for choice in field["choices"]]
     return "\n".join(lines)
 
 
-def _statuses(episodes: list[dict[str, Any]]) -> str:
-    counts: dict[str, int] = {}
-    for episode in episodes:
-        counts[episode["status"]] = counts.get(episode["status"], 0) + 1
-    return ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "none"
+def field_kind(field: Mapping[str, Any]) -> str:
+    """Write the dtype and the shape of a row of a field in what ``experiment_info`` returned."""
+    shape = field["shape"]
+    return field["dtype"] if isinstance(shape, str) else f"{field['dtype']} {tuple(shape)}"
 
 
-def _size(n: float) -> str:
+def status_text(statuses: Iterable[str]) -> str:
+    """Count episodes by status: ``7 completed, 1 failed``."""
+    counts = Counter(statuses)
+    return ", ".join(f"{count:,} {status}" for status, count in sorted(counts.items())) or "none"
+
+
+def size_text(n: float) -> str:
+    """Write a number of bytes with its decimal unit."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if n < 1000 or unit == "TB":
             return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
@@ -142,5 +169,6 @@ def _size(n: float) -> str:
     raise AssertionError(n)
 
 
-def _ratio(raw: int, stored: int) -> str:
+def ratio_text(raw: int, stored: int) -> str:
+    """Write how many times smaller data are stored than they are."""
     return f"{raw / stored:.2f}x" if stored else "-"

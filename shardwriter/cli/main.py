@@ -17,6 +17,7 @@ from shardwriter.cli import (
     plot,
     recover,
     relink,
+    report,
     verify,
     watch,
 )
@@ -26,7 +27,8 @@ __all__ = ["main", "parser"]
 
 # In the order of --help.
 _COMMANDS = (
-    info, plot, watch, merge, verify, pack, relink, recover, missing, export, demo, completion,
+    info, plot, report, watch, merge, verify, pack, relink, recover, missing, export, demo,
+    completion,
 )  # fmt: skip
 
 _EPILOG = """
