@@ -16,6 +16,7 @@ from shardwriter.cli.arguments import (
 )
 
 if TYPE_CHECKING:
+    from shardwriter.interop.minari import MinariExport
     from shardwriter.interop.nwb import NwbReport
     from shardwriter.interop.sonata import SonataReport
 
@@ -33,6 +34,12 @@ _SONATA_EXAMPLES = """
 shardwriter export sonata experiments/room_20250601_120000 room_sonata
 shardwriter export sonata DIR OUT --dt 0.0001 --population cortex
 """
+_MINARI = """Write an experiment as a Minari dataset, to where Minari has its own
+(MINARI_DATASETS_PATH). Needs `pip install shardwriter[minari]`."""
+_MINARI_EXAMPLES = """
+shardwriter export minari experiments/cartpole_20250601_120000 cartpole/random-v0
+shardwriter export minari DIR maze/walk-v0 --observations position,velocity --actions force
+"""
 
 
 def add_to(commands: Subparsers, common: Parser) -> None:
@@ -43,11 +50,16 @@ def add_to(commands: Subparsers, common: Parser) -> None:
         "export",
         "write an experiment in a format of other tools",
         "Write an experiment in a format of other tools.",
-        "\n".join(text.strip().splitlines()[0] for text in (_NWB_EXAMPLES, _SONATA_EXAMPLES)),
+        "\n".join(
+            text.strip().splitlines()[0]
+            for text in (_MINARI_EXAMPLES, _NWB_EXAMPLES, _SONATA_EXAMPLES)
+        ),
     )
     formats = export.add_subparsers(title="formats", required=True, metavar="FORMAT")
+    _add_minari(formats, common)
     nwb = add_command(formats, common, "nwb", "one NWB file", _NWB, _NWB_EXAMPLES)
     _add_common(nwb)
+    _add_dt(nwb)
     nwb.add_argument("output", type=Path, metavar="FILE", help="to write, such as room.nwb")
     nwb.add_argument(
         "--neurons",
@@ -60,6 +72,7 @@ def add_to(commands: Subparsers, common: Parser) -> None:
         formats, common, "sonata", "SONATA spikes and reports", _SONATA, _SONATA_EXAMPLES
     )
     _add_common(sonata)
+    _add_dt(sonata)
     sonata.add_argument("output", type=Path, metavar="OUT", help="the directory to make")
     sonata.add_argument(
         "--population", default="neurons", metavar="NAME", help="of nodes (default: neurons)"
@@ -70,15 +83,77 @@ def add_to(commands: Subparsers, common: Parser) -> None:
 def _add_common(parser: Parser) -> None:
     parser.add_argument("directory", type=Path, metavar="DIR", help="experiment or master file")
     parser.add_argument(
+        "--episodes", type=episode_ids, metavar="IDS", help="such as 0:8,12 (default: all)"
+    )
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def _add_dt(parser: Parser) -> None:
+    parser.add_argument(
         "--dt",
         type=float,
         metavar="SECONDS",
         help="length of a timestep (default: what save_units was given)",
     )
-    parser.add_argument(
-        "--episodes", type=episode_ids, metavar="IDS", help="such as 0:8,12 (default: all)"
+
+
+def _add_minari(formats: Subparsers, common: Parser) -> None:
+    parser = add_command(formats, common, "minari", "a Minari dataset", _MINARI, _MINARI_EXAMPLES)
+    _add_common(parser)
+    parser.add_argument("name", metavar="NAME", help="of the dataset, such as maze/random-v0")
+    for part in ("observations", "actions"):
+        parser.add_argument(
+            f"--{part}",
+            type=lambda text: text.split(","),
+            metavar="FIELDS",
+            help=f"of behavior (default: {part[:-1]}, or all below {part[:-1]}.)",
+        )
+    for entry in ("author", "author-email"):
+        parser.add_argument(f"--{entry}", action="append", metavar="TEXT", help="may be repeated")
+    for entry in ("algorithm-name", "code-permalink", "description"):
+        parser.add_argument(f"--{entry}", metavar="TEXT")
+    parser.set_defaults(action=_minari)
+
+
+def _minari(options: argparse.Namespace) -> int:
+    from shardwriter.interop.minari import export_minari
+
+    entries = {
+        "author": options.author and set(options.author),
+        "author_email": options.author_email and set(options.author_email),
+        "algorithm_name": options.algorithm_name,
+        "code_permalink": options.code_permalink,
+        "description": options.description,
+    }
+    report = export_minari(
+        options.directory,
+        options.name,
+        episodes=options.episodes,
+        observations=options.observations,
+        actions=options.actions,
+        metadata={name: value for name, value in entries.items() if value},
+        progress=shows_progress(options),
     )
-    parser.add_argument("--json", action="store_true", help="for programs")
+    if options.json:
+        print_json(asdict(report))
+    else:
+        print(_minari_text(report))
+    return 0
+
+
+def _minari_text(report: "MinariExport") -> str:
+    lines = [
+        f"{report.dataset}  ({report.directory})",
+        f"  {report.episodes} episodes with {report.steps} steps",
+        f"  observations: {report.observation_space}",
+        f"  actions: {report.action_space}",
+        f"  spaces: {report.spaces}",
+        f"  environment: {report.env or 'none recorded'}",
+        *(f"  {note}" for note in report.notes),
+    ]
+    if report.left_out:
+        lines.append(f"  left out, as Minari has no place for them: {', '.join(report.left_out)}")
+    return "\n".join(lines)
 
 
 def _nwb(options: argparse.Namespace) -> int:

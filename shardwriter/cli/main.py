@@ -10,6 +10,7 @@ from shardwriter.cli import (
     completion,
     demo,
     export,
+    importing,
     info,
     merge,
     missing,
@@ -27,8 +28,8 @@ __all__ = ["main", "parser"]
 
 # In the order of --help.
 _COMMANDS = (
-    info, plot, report, watch, merge, verify, pack, relink, recover, missing, export, demo,
-    completion,
+    info, plot, report, watch, merge, verify, pack, relink, recover, missing, export, importing,
+    demo, completion,
 )  # fmt: skip
 
 _EPILOG = """

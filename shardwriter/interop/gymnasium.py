@@ -11,21 +11,20 @@ from typing import Any
 import numpy as np
 
 from shardwriter.episode import Episode
-from shardwriter.errors import ConfigError, MissingDependency
+from shardwriter.errors import MissingDependency
 from shardwriter.exporter import DataExporter
+from shardwriter.interop.spaces import check_space, fields_of, space_to_json
 
 try:
     import gymnasium
-    from gymnasium import spaces
     from gymnasium.vector import AutoresetMode
     from gymnasium.vector.utils import iterate
 except ImportError as error:
     raise MissingDependency("gymnasium", "gymnasium") from error
 
-__all__ = ["RecordEpisodes", "RecordVectorEpisodes", "fields_of"]
+__all__ = ["RecordEpisodes", "RecordVectorEpisodes"]
 
 State = Mapping[str, Any] | None
-_LEAVES = (spaces.Box, spaces.Discrete, spaces.MultiBinary, spaces.MultiDiscrete, spaces.Text)
 
 
 class RecordEpisodes(gymnasium.Wrapper):  # type: ignore[misc]  # Gymnasium is optional: Any
@@ -64,13 +63,13 @@ class RecordEpisodes(gymnasium.Wrapper):  # type: ignore[misc]  # Gymnasium is o
         spikes: Callable[[], Any] | None = None,
     ) -> None:
         super().__init__(env)
-        _check_space("observation_space", env.observation_space)
-        _check_space("action_space", env.action_space)
+        check_space("observation_space", env.observation_space)
+        check_space("action_space", env.action_space)
         self._exporter = exporter
         self._neural_state = neural_state
         self._spikes = spikes
         self._track: _Track | None = None
-        _save_spec(exporter, env)
+        _save_origin(exporter, env.spec, env.observation_space, env.action_space)
 
     @property
     def episode(self) -> Episode | None:
@@ -144,15 +143,16 @@ class RecordVectorEpisodes(gymnasium.vector.VectorWrapper):  # type: ignore[misc
         spikes: Callable[[], Sequence[Any]] | None = None,
     ) -> None:
         super().__init__(env)
-        _check_space("observation_space", env.single_observation_space)
-        _check_space("action_space", env.single_action_space)
+        check_space("observation_space", env.single_observation_space)
+        check_space("action_space", env.single_action_space)
         self._exporter = exporter
         self._neural_state = neural_state
         self._spikes = spikes
         mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         self._mode = AutoresetMode(mode)
         self._tracks: list[_Track | None] = [None] * env.num_envs
-        _save_spec(exporter, env)
+        spaces_of_one = env.single_observation_space, env.single_action_space
+        _save_origin(exporter, env.spec, *spaces_of_one)
 
     @property
     def episodes(self) -> list[Episode | None]:
@@ -290,34 +290,6 @@ class _Track:
         self.episode.end(success=False)
 
 
-def fields_of(name: str, space: Any, value: Any) -> dict[str, Any]:
-    """Return a value of a space as fields, those of dict and tuple spaces by their path.
-
-    Discrete values are int64, all others keep their dtype.
-    """
-    if isinstance(space, spaces.Dict):
-        parts = [(key, space[key], value[key]) for key in space.spaces]
-    elif isinstance(space, spaces.Tuple):
-        parts = [(str(i), part, value[i]) for i, part in enumerate(space.spaces)]
-    elif isinstance(space, spaces.Text):
-        return {name: str(value)}
-    else:
-        return {name: np.array(value, dtype=space.dtype)}
-    fields: dict[str, Any] = {}
-    for key, part, item in parts:
-        fields |= fields_of(f"{name}.{key}", part, item)
-    return fields
-
-
-def _check_space(name: str, space: Any) -> None:
-    if isinstance(space, (spaces.Dict, spaces.Tuple)):
-        parts = space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces
-        for part in parts:
-            _check_space(name, part)
-    elif not isinstance(space, _LEAVES):
-        raise ConfigError(name, "a space whose values are arrays of one shape", str(space))
-
-
 def _numbers(info: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     """Return the numbers in an info by their path, as floats, which may come and go."""
     found: dict[str, float] = {}
@@ -349,11 +321,13 @@ def _by_env(states: Any, count: int) -> list[State]:
     return list(states)
 
 
-def _save_spec(exporter: DataExporter, env: Any) -> None:
-    """Keep what the environment was made from, where it can be told."""
-    if env.spec is None:
+def _save_origin(exporter: DataExporter, spec: Any, observation: Any, action: Any) -> None:
+    """Keep the spaces, and what the environment was made from, where it can be told."""
+    spaces = {"observation_space": observation, "action_space": action}
+    exporter.save_metadata({name: space_to_json(space) for name, space in spaces.items()})
+    if spec is None:
         return
     try:
-        exporter.save_metadata({"env_spec": env.spec.to_json(), "env_id": env.spec.id})
+        exporter.save_metadata({"env_spec": spec.to_json(), "env_id": spec.id})
     except (TypeError, ValueError):  # a spec with values that are no JSON
-        exporter.save_metadata({"env_id": env.spec.id})
+        exporter.save_metadata({"env_id": spec.id})
