@@ -179,7 +179,7 @@ class ShardFiles:
         advice = f"put it back, or run `shardwriter merge` or `shardwriter relink {self._master}`"
         try:
             size = path.stat().st_size
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a name with NUL in it
             raise ShardMissing(path, self._ids[row], advice) from error
         self._check_inside(path)
         if size != self._sizes[row]:

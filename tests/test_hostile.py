@@ -17,7 +17,13 @@ from merging import copied, record, shard
 from merge import merge_experiment, verify
 from merge.describing import in_children
 from shardwriter import ExperimentLoader
-from shardwriter.errors import FormatError, ShardDamaged, ShardWriterError, TooLarge
+from shardwriter.errors import (
+    FormatError,
+    ShardDamaged,
+    ShardMissing,
+    ShardWriterError,
+    TooLarge,
+)
 from shardwriter.shard_description import describe
 from shardwriter.untrusted import check_memory
 
@@ -299,6 +305,16 @@ def test_a_master_reads_nothing_outside_its_root(experiment: Path, name: str) ->
         file["episode_index"][...] = index
     with ExperimentLoader(experiment) as loader, pytest.raises(ShardWriterError, match="outside"):
         loader.get_episode(1).get_behavior()
+
+
+def test_a_name_that_no_file_can_have_is_a_missing_shard(experiment: Path) -> None:
+    with h5py.File(experiment / MASTER, "r+") as file:
+        index = file["episode_index"][()]
+        index["shard"][1] = b"shards\0pisode_0001.h5"
+        file["episode_index"][...] = index
+    with ExperimentLoader(experiment) as loader, pytest.raises(ShardMissing, match="episode 1"):
+        loader.get_episode(1).get_behavior()
+    assert "missing" in str(verify(experiment, workers=1))
 
 
 def test_a_virtual_network_reads_nothing_outside(experiment: Path) -> None:
