@@ -17,13 +17,14 @@ import h5py
 from filelock import FileLock
 from h5py import h5g, h5o
 
+from merge.checking import ShardJob, check_shard
 from merge.describing import describe_all
 from merge.master import merge_experiment
 from merge.master_file import MasterWriter, open_master
 from merge.plan import EpisodePlan, MasterPlan, index_of, plan
 from merge.sources import Sources, check_name
-from merge.verify import read_index, verify
-from shardwriter.errors import ConfigError, ExperimentNotFound, ShardDamaged
+from merge.verify import read_index
+from shardwriter.errors import ConfigError, ExperimentNotFound, ShardDamaged, ranges
 from shardwriter.layout import (
     ATTRIBUTES,
     CHECKPOINTS,
@@ -73,7 +74,7 @@ def pack(directory: Path, output: Path, *, progress: bool = False) -> Path:
     temporary = target.with_name(f".{target.name}.tmp")
     with _removed_unless_done(temporary):
         _write_pack(temporary, planned.episodes, sources, progress)
-        _check(temporary, [each.episode for each in planned.episodes], progress)
+        _check(temporary, [each.episode for each in planned.episodes])
         publish(temporary, target)
     return target
 
@@ -113,7 +114,7 @@ def pack_shards(directory: Path, output: Path, shards: int, *, progress: bool = 
             part = episodes[first : first + size]
             path = temporary / SHARDS / pack_name(number)
             _write_pack(path, part, None, progress)
-            _check(path, [each.episode for each in part], progress)
+            _check(path, [each.episode for each in part])
         temporary.rename(target)
     merge_experiment(target)
     return target
@@ -242,11 +243,15 @@ def _copy_root(path: Path, writer: MasterWriter, target: h5g.GroupID) -> None:
             h5o.copy(source, key, target, key)
 
 
-def _check(path: Path, episodes: Sequence[int], progress: bool) -> None:
+def _check(path: Path, episodes: Sequence[int]) -> None:
     """Read a new file back, whole, and compare every column with its digest."""
-    report = verify(path, deep=True, expected=episodes, progress=progress)
-    if not report.is_sound:
-        raise ShardDamaged(path, "after packing", str(report.problems[0]))
+    rows = tuple(read_index(path) or ())
+    found = check_shard(ShardJob(path, path.parent, rows, is_deep=True))
+    if found.problems:
+        raise ShardDamaged(path, "after packing", str(found.problems[0]))
+    if sorted(found.episodes) != sorted(episodes):
+        expected = f"expected episodes {ranges(episodes)}, got {ranges(found.episodes)}"
+        raise ShardDamaged(path, "after packing", expected)
 
 
 def _copy_own_files(source: Path, target: Path) -> None:
@@ -304,6 +309,6 @@ def _unpack_episodes(path: Path, target: Path, bar: Bar) -> None:
                 name = os.path.basename(shard.group).encode()
                 del file[shard.group]
                 h5o.copy(source, shard.group.encode(), file[EPISODES].id, name)
-            _check(paths.temporary, [shard.episode], progress=False)
+            _check(paths.temporary, [shard.episode])
             publish(paths.temporary, paths.shard)
             bar.update()
