@@ -19,6 +19,7 @@ import numpy as np
 from shardwriter.content_checks import ContentChecks
 from shardwriter.errors import EpisodeEnded, FieldError
 from shardwriter.layout import EVENTS, FINAL_STATE, SUMMARY, TABLES
+from shardwriter.notebook import facts_html
 from shardwriter.occurrences import EventLog, WeightLog
 from shardwriter.schema import name_problem
 from shardwriter.table_log import Store
@@ -74,8 +75,15 @@ class Episode:
         self._static: set[str] = set()
 
     def __repr__(self) -> str:
-        state = "ended" if self._has_ended else "recording"
-        return f"<Episode {self.id}: {state}, {self._shard}>"
+        return f"<Episode {self.id}: {self._state}, {self._shard}>"
+
+    def _repr_html_(self) -> str:
+        facts = {"state": self._state, "steps": f"{self.steps:,}", "shard": self._shard}
+        return facts_html(f"Episode {self.id}", facts)
+
+    @property
+    def _state(self) -> str:
+        return "ended" if self._has_ended else "recording"
 
     # -- logging --------------------------------------------------------------------------
 

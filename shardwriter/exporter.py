@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from datetime import UTC, datetime
@@ -21,9 +20,11 @@ from shardwriter.experiment_file import (
     new_experiment_directory,
     sparse_or_dense,
 )
-from shardwriter.layout import ATTRIBUTES, UNITS
+from shardwriter.layout import ATTRIBUTES, UNITS, listed_episodes, unfinished_episodes
 from shardwriter.network import network_size
+from shardwriter.notebook import facts_html
 from shardwriter.process import TerminationAsExit
+from shardwriter.progress import is_watched
 from shardwriter.provenance import code_snapshot, git_info, runtime_info
 from shardwriter.recorder import Recorder
 from shardwriter.recovery import recover
@@ -89,7 +90,7 @@ class DataExporter:
     seed
         The experiment's seed, from which every episode's is made; None draws one.
     progress
-        Show progress bars; None shows them on a terminal.
+        Show progress bars; None shows them on a terminal and in a notebook.
 
     Attributes
     ----------
@@ -182,7 +183,7 @@ class DataExporter:
         directory
             The experiment's directory.
         progress
-            Show progress bars; None shows them on a terminal.
+            Show progress bars; None shows them on a terminal and in a notebook.
 
         Raises
         ------
@@ -208,8 +209,24 @@ class DataExporter:
         return self._recorder.__reduce__()
 
     def __repr__(self) -> str:
-        state = "closed" if self._is_closed else "open"
-        return f"<DataExporter {self.experiment_name!r}: {state}, {self.output_dir}>"
+        return f"<DataExporter {self.experiment_name!r}: {self._state}, {self.output_dir}>"
+
+    def _repr_html_(self) -> str:
+        finished, unfinished = (
+            listed_episodes(self.output_dir),
+            unfinished_episodes(self.output_dir),
+        )
+        facts = {
+            "state": self._state,
+            "directory": self.output_dir,
+            "finished episodes": f"{len(finished):,}",
+            "unfinished episodes": f"{len(unfinished):,}",
+        }
+        return facts_html(f"DataExporter {self.experiment_name}", facts)
+
+    @property
+    def _state(self) -> str:
+        return "closed" if self._is_closed else "open"
 
     def __enter__(self) -> "DataExporter":
         self._termination.turn_on()
@@ -510,7 +527,7 @@ class DataExporter:
             raise ConfigError("DataExporter", "an open exporter", "a closed one")
 
     def _shows_progress(self) -> bool:
-        return sys.stderr.isatty() if self._progress is None else self._progress
+        return is_watched() if self._progress is None else self._progress
 
 
 def _path(option: str, value: str | os.PathLike[str]) -> Path:

@@ -1,7 +1,6 @@
 """What an experiment holds, for people and programs."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from shardwriter.compression import Pipeline
 from shardwriter.errors import ranges
 from shardwriter.layout import EVENTS, TABLES
 from shardwriter.loader import ExperimentLoader
+from shardwriter.notebook import status_text
 from shardwriter.performance import performance_text
 from shardwriter.recorded_episode import RecordedEpisode
 from shardwriter.untrusted import file_of, readable
@@ -24,7 +24,6 @@ __all__ = [
     "performance_report",
     "ratio_text",
     "size_text",
-    "status_text",
 ]
 
 
@@ -152,12 +151,6 @@ def field_kind(field: Mapping[str, Any]) -> str:
     """Write the dtype and the shape of a row of a field in what ``experiment_info`` returned."""
     shape = field["shape"]
     return field["dtype"] if isinstance(shape, str) else f"{field['dtype']} {tuple(shape)}"
-
-
-def status_text(statuses: Iterable[str]) -> str:
-    """Count episodes by status: ``7 completed, 1 failed``."""
-    counts = Counter(statuses)
-    return ", ".join(f"{count:,} {status}" for status, count in sorted(counts.items())) or "none"
 
 
 def size_text(n: float) -> str:

@@ -35,6 +35,7 @@ from shardwriter.layout import (
 from shardwriter.live import LiveExperiment
 from shardwriter.live_episode import LiveEpisode
 from shardwriter.master_index import master_of, open_index, recording_of
+from shardwriter.notebook import facts_html, index_html, status_text
 from shardwriter.quick_columns import QuickColumns
 from shardwriter.recorded_episode import RecordedEpisode
 from shardwriter.shard_episode import ShardEpisode
@@ -153,7 +154,16 @@ class ExperimentLoader:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<ExperimentLoader {self.path}: {len(self._index)} episodes>"
+        return f"<ExperimentLoader {self.path}: {self._episodes_text()}>"
+
+    def _repr_html_(self) -> str:
+        facts = {"file": self.path, "episodes": self._episodes_text()}
+        for name in ("steps", "spikes"):
+            facts[name] = f"{int(self._index[name].sum()):,}"
+        return facts_html("ExperimentLoader", facts, index_html(self._index))
+
+    def _episodes_text(self) -> str:
+        return f"{len(self):,} episodes ({status_text(self._index['status'].astype(str))})"
 
     def __len__(self) -> int:
         return len(self._index)
@@ -212,7 +222,11 @@ class ExperimentLoader:
             raise EpisodeNotFound(episode_id, list(self._rows), self.path, advice)
         episode = int(episode_id)
         source = self._source_of(episode) or ShardEpisode(lambda: self._group(episode))
-        return RecordedEpisode(episode, source, self.get_units)
+        return RecordedEpisode(episode, source, self.get_units, lambda: self._row_of(episode))
+
+    def _row_of(self, episode: int) -> np.void:
+        row: np.void = self._index[self._rows[episode]]
+        return row
 
     def _source_of(self, episode: int) -> LiveEpisode | None:
         """Return where to read an episode that goes on, None for a finished one."""

@@ -3,10 +3,12 @@
 Invariant: tqdm, whose import takes as long as h5py's, is imported only to show a bar.
 """
 
+import sys
+import warnings
 from types import TracebackType
 from typing import Any, Protocol, cast
 
-__all__ = ["Bar", "progress_bar"]
+__all__ = ["Bar", "is_watched", "progress_bar"]
 
 
 class Bar(Protocol):
@@ -30,11 +32,24 @@ class Bar(Protocol):
         ...
 
 
+def is_watched() -> bool:
+    """Tell whether someone sees progress bars: on a terminal, or in a notebook."""
+    return sys.stderr.isatty() or _is_notebook()
+
+
+def _is_notebook() -> bool:
+    ipython = sys.modules.get("IPython")  # imported, wherever there is a notebook
+    shell = None if ipython is None else ipython.get_ipython()
+    return shell is not None and "IPKernelApp" in shell.config
+
+
 def progress_bar(desc: str, unit: str, total: int | None = None, *, shown: bool) -> Bar:
     """Return a bar that counts up to `total`; one that is not shown does nothing."""
     if not shown:
         return _Hidden()
-    from tqdm.auto import tqdm
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a notebook lacks ipywidgets: the bar is of text then
+        from tqdm.auto import tqdm
 
     return cast(Bar, tqdm(desc=desc, unit=unit, total=total))
 

@@ -24,6 +24,7 @@ from shardwriter.layout import (
     TIMESTEPS,
     WEIGHT_CHANGES,
 )
+from shardwriter.notebook import episode_facts, facts_html
 from shardwriter.spikes import SpikeTrain
 from shardwriter.units import Units
 
@@ -73,13 +74,25 @@ class RecordedEpisode:
         The episode's id.
     """
 
-    def __init__(self, episode: int, source: EpisodeSource, units: Callable[[], Units]) -> None:
+    def __init__(
+        self,
+        episode: int,
+        source: EpisodeSource,
+        units: Callable[[], Units],
+        row: Callable[[], np.void],
+    ) -> None:
         self.id = episode
         self._source = source
         self._units = units
+        self._row = row
 
     def __repr__(self) -> str:
-        return f"<RecordedEpisode {self.id}>"
+        facts = episode_facts(self._row())
+        counts = f"{facts['steps']} steps, {facts['spikes']} spikes"
+        return f"<RecordedEpisode {self.id}: {facts['status']}, {counts}>"
+
+    def _repr_html_(self) -> str:
+        return facts_html(f"RecordedEpisode {self.id}", episode_facts(self._row()))
 
     def opened(self) -> AbstractContextManager[h5py.Group]:
         """Lend out the episode's HDF5 group in its shard, open for reading.

@@ -70,7 +70,7 @@ def run(
     workers
         Processes at a time.
     progress
-        Progress bars; None shows them on a terminal.
+        Progress bars; None shows them on a terminal and in a notebook.
     seed
         Seed of the network, which all episodes share, and of the experiment.
 

@@ -18,10 +18,10 @@ from shardwriter.info import (
     field_kind,
     ratio_text,
     size_text,
-    status_text,
 )
 from shardwriter.layout import unfinished_episodes
 from shardwriter.loader import ExperimentLoader
+from shardwriter.notebook import status_text
 from shardwriter.performance import performance_text
 from shardwriter.progress import progress_bar
 from shardwriter.recorded_episode import RecordedEpisode
