@@ -21,10 +21,11 @@ from h5py import h5fd, h5i
 from shardwriter.codec import inflate, unshuffle
 from shardwriter.errors import ShardDamaged
 
-__all__ = ["Decoder", "decoder", "read_rows", "search_sorted"]
+__all__ = ["Decoder", "RowReader", "decoder", "read_rows", "row_reader", "search_sorted"]
 
 Array = np.ndarray[Any, Any]
 Decoder: TypeAlias = Callable[[bytes, Array, int], None]
+RowReader: TypeAlias = Callable[[int, int], Array]
 
 DEFLATE, SHUFFLE = 1, 2
 _DECODED = {(SHUFFLE, DEFLATE), (DEFLATE,), (SHUFFLE,), ()}
@@ -49,10 +50,18 @@ def read_rows(dataset: h5py.Dataset, start: int, stop: int) -> Array:
     ShardDamaged
         A chunk does not hold what it should.
     """
-    column = _Column.of(dataset)
-    if column is None or stop <= start or dataset.size == 0:
+    if stop <= start:
         return np.asarray(dataset[start:stop])
-    return column.read(start, stop)
+    return row_reader(dataset)(start, stop)
+
+
+def row_reader(dataset: h5py.Dataset) -> RowReader:
+    """Return what reads rows `start` to `stop` of a column, as `read_rows` does.
+
+    It is worth keeping where few rows are read at a time; there must be one at least.
+    """
+    column = None if dataset.size == 0 else _Column.of(dataset)
+    return (lambda start, stop: np.asarray(dataset[start:stop])) if column is None else column.read
 
 
 class _Column:

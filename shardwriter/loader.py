@@ -42,7 +42,8 @@ from shardwriter.shard_episode import ShardEpisode
 from shardwriter.shard_files import ShardFiles
 from shardwriter.units import Units
 from shardwriter.untrusted import file_of, readable
-from shardwriter.windows import WindowOrder, Windows, window, window_counts, windows
+from shardwriter.window_reader import WindowReader
+from shardwriter.windows import WindowOrder, Windows, window_counts, windows
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -119,6 +120,7 @@ class ExperimentLoader:
             self._own = OwnFiles(self.path)
         self._rows = {int(i): row for row, i in enumerate(self._index["episode_id"])}
         self._shards = ShardFiles(self._master_path, self._root, self._index, self._file)
+        self._window_reader = WindowReader(self._readable_group, self._shards.most_open)
 
     @property
     def _master_path(self) -> Path:
@@ -184,6 +186,7 @@ class ExperimentLoader:
 
     def close(self) -> None:
         """Close every file."""
+        self._window_reader.forget()
         self._shards.close()
         if self._file is not None:
             self._file.close()
@@ -447,7 +450,7 @@ class ExperimentLoader:
             rows.
         """
         self._check_finished(episode)
-        return window(self._readable_group, fields, int(episode), start, length)
+        return self._window_reader.read(int(episode), start, length, fields)
 
     def _chosen(self, episodes: Sequence[int] | None) -> list[int]:
         finished = [episode for episode in self._rows if self._source_of(episode) is None]

@@ -51,6 +51,11 @@ class ShardFiles:
         The master's index.
     file
         The master, open: a packed one holds its episodes itself. None where there is none.
+
+    Attributes
+    ----------
+    most_open
+        How many shards are kept open for the next time.
     """
 
     def __init__(
@@ -69,7 +74,7 @@ class ShardFiles:
         self._folders: dict[str, bool] = {}
         self._lock = threading.Lock()
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._most_open = max(1, min(_MOST_OPEN, limit // _SHARE))
+        self.most_open = max(1, min(_MOST_OPEN, limit // _SHARE))
 
     @contextmanager
     def group(self, row: int) -> Iterator[h5py.Group]:
@@ -116,7 +121,7 @@ class ShardFiles:
             self._open.clear()
 
     def _close_idle(self) -> None:
-        surplus = len(self._open) - self._most_open
+        surplus = len(self._open) - self.most_open
         if surplus > 0:
             idle = [name for name, shard in self._open.items() if shard.users == 0]
             for name in idle[:surplus]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from shardwriter.across import (
@@ -18,16 +17,14 @@ from shardwriter.across import (
     Opened,
     Span,
     check_alike,
-    found_column,
     read_again,
     span_of,
 )
 from shardwriter.column_reader import read_rows
 from shardwriter.errors import ConfigError
 from shardwriter.quick_columns import QuickColumns
-from shardwriter.untrusted import check_column, file_of
 
-__all__ = ["WindowOrder", "Windows", "window", "window_counts", "windows"]
+__all__ = ["WindowOrder", "Windows", "window_counts", "windows"]
 
 Windows = dict[str, Array]
 Form = tuple[np.dtype[Any], tuple[int, ...]]  # of a row of a field
@@ -79,26 +76,6 @@ def window_counts(
     """Return how many windows each episode has, (episodes,) int64."""
     rows = [count for _, count, _ in _extents(opened, quick, episodes, order.fields)]
     return order.count(np.array(rows, np.int64))
-
-
-def window(
-    opened: Opened, fields: Sequence[str], episode: int, start: int, length: int
-) -> dict[str, Array]:
-    """Return one window of some fields; see ``ExperimentLoader.get_window``."""
-    stop = start + length
-    found = {}
-    with opened(episode) as group:
-        path = file_of(group)
-        for field in fields:
-            column = found_column(path, group, field)
-            if column is None:
-                raise ConfigError("fields", f"tables and columns of episode {episode}", field)
-            check_column(path, column)
-            if not 0 <= start < stop <= column.shape[0]:
-                expected = f"rows of episode {episode}, which has {column.shape[0]}"
-                raise ConfigError("start, length", expected, (start, length))
-            found[field] = read_rows(h5py.Dataset(column), start, stop)
-    return found
 
 
 def windows(

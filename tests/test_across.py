@@ -1,13 +1,15 @@
 """Reading one field over many episodes."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from merging import copied, record, shard
 
 from merge import merge_experiments
-from shardwriter import ExperimentLoader
+from shardwriter import ExperimentLoader, shard_files
 from shardwriter.errors import ConfigError, EpisodeNotFound, FieldsDiffer, ShardMissing
 
 FIELDS = ("behavior/position", "behavior/timesteps")
@@ -107,6 +109,30 @@ def test_single_windows_are_those_of_the_batches(recorded: Path) -> None:
             for field in FIELDS:
                 np.testing.assert_array_equal(window[field], batch[field][i])
         assert loader.count_windows(31, 50, FIELDS)[1].tolist() == [0, 1, 1, 0, 1, 1]
+
+
+def test_few_shards_stay_open_for_windows(recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_files, "_MOST_OPEN", 2)
+
+    def are_open() -> int:
+        paths = [file.path for file in psutil.Process().open_files()]
+        return sum(str(recorded / "shards") in path for path in paths)
+
+    with ExperimentLoader(recorded) as loader:
+        values, offsets = loader.concat("behavior/position")
+
+        def read(number: int) -> None:
+            episode, start = number % 6, number % 20
+            window = loader.get_window(episode, start, 8, FIELDS)["behavior/position"]
+            first = int(offsets[episode]) + start
+            np.testing.assert_array_equal(window, values[first : first + 8])
+
+        for number in range(12):
+            read(number)
+        assert 1 <= are_open() <= 4  # two by the shards' cache, two by that of columns
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(read, range(120)))
+    assert are_open() == 0
 
 
 def test_windows_that_are_not_there(recorded: Path) -> None:
