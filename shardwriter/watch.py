@@ -18,6 +18,7 @@ from shardwriter.buffer import Buffer, TableSlots
 from shardwriter.errors import BufferDamaged, ExperimentNotFound, ranges
 from shardwriter.layout import (
     EVENTS,
+    MASTER,
     SHARDS,
     TABLES,
     episode_group,
@@ -191,14 +192,15 @@ def _finished(path: Path, episode: int) -> tuple[str, int, int]:
 def snapshot_text(snapshot: Snapshot) -> str:
     """Write a snapshot as lines for people."""
     s = snapshot
-    done = f"{s.done:,}" + (f" of {s.expected:,}" if s.expected is not None else "")
-    states = [f"{count:,} {status}" for status, count in s.finished.items()]
+    done = f"{s.done:,}" + (f" of {s.expected:,}" if s.expected is not None else "") + " done"
+    if s.finished:
+        done += f" ({', '.join(f'{count:,} {status}' for status, count in s.finished.items())})"
     for state in ("running", "dead", "elsewhere"):
         count = sum(e.state == state for e in s.running)
-        states += [f"{count:,} {state}"] if count else []
+        done += f", {count:,} {state}" if count else ""
     lines = [
         str(s.directory),
-        f"  episodes  {done} done: {', '.join(states) or 'none yet'}",
+        f"  episodes  {done}",
         f"  data      {s.rows:,} rows, {s.raw_bytes / 1e6:,.1f} MB raw",
     ]
     if s.rows_per_s is not None and s.bytes_per_s is not None:
@@ -223,9 +225,20 @@ def snapshot_text(snapshot: Snapshot) -> str:
 
 
 def is_over(directory: Path, snapshot: Snapshot) -> bool:
-    """Tell whether as many episodes are done as were expected, and none is left unfinished."""
-    enough = snapshot.expected is not None and snapshot.done >= snapshot.expected
-    return enough and not unfinished_episodes(directory)
+    """Tell whether all is recorded: nothing is unfinished, and no episode is to come.
+
+    That is known once as many as were expected are done, or the master holds all there are.
+    """
+    if unfinished_episodes(directory):
+        return False
+    if snapshot.expected is not None:
+        return snapshot.done >= snapshot.expected
+    try:
+        merged = (directory / MASTER).stat().st_mtime_ns
+        shards = listed_episodes(directory).values()
+        return all(path.stat().st_mtime_ns <= merged for path in shards)
+    except FileNotFoundError:
+        return False
 
 
 def _bar(fill: float) -> str:

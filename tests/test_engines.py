@@ -246,6 +246,7 @@ def test_workers_that_cannot_start_are_an_error_not_a_hang(
         ((good, [-1], 1), "episode_id: expected an int from 0 to"),
         ((good, [0.5], 1), "episode_id: expected an int from 0 to"),
         ((None, [0], 1), "rollout: expected a function"),
+        ((divmod, [0], 1), "rollout: expected a function that is called with an episode and"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_runs(

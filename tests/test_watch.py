@@ -56,11 +56,28 @@ def test_the_command_prints_lines_for_people_and_for_programs(
         directory = str(exporter.output_dir)
         assert main(["watch", directory, "--once", "--interval", "0.05"]) == 0
         text = capsys.readouterr().out
-        assert "1 done: 1 completed" in text
+        assert "1 done (1 completed)" in text
         assert "\x1b" not in text
         assert main(["watch", directory, "--expected", "1", "--json"]) == 0
         (line,) = capsys.readouterr().out.splitlines()
         assert json.loads(line)["finished"] == {"completed": 1}
+
+
+def test_a_recording_is_over_once_all_of_it_is_merged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with DataExporter("over", tmp_path) as exporter:
+        watcher = Watcher(exporter.output_dir)
+        exporter.start_episode(0).end()
+        assert not is_over(exporter.output_dir, watcher.snapshot())
+        exporter.merge()
+        assert is_over(exporter.output_dir, watcher.snapshot())
+        second = exporter.start_episode(1)
+        assert not is_over(exporter.output_dir, watcher.snapshot())
+        second.end()
+        assert not is_over(exporter.output_dir, watcher.snapshot())
+    assert main(["watch", str(exporter.output_dir)]) == 0
+    assert capsys.readouterr().out.count("2 done (2 empty)") == 1
 
 
 def test_a_directory_of_something_else_is_an_error(tmp_path: Path) -> None:

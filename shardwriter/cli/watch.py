@@ -21,8 +21,9 @@ def add_to(commands: Subparsers, common: Parser) -> None:
         "watch",
         "follow a running experiment",
         "Follow a running experiment, without disturbing it: episodes done, running and failed, "
-        "rows and MB per second, and how full the slots are. It ends with Ctrl-C, or when all "
-        "expected episodes are done. --json prints one line of JSON for each look.",
+        "rows and MB per second, and how full the slots are. It ends with Ctrl-C, when all "
+        "expected episodes are done, or when all there are have been merged. --json prints one "
+        "line of JSON for each look.",
         """
 shardwriter watch experiments/maze_20250601_120000 --expected 100
 shardwriter watch experiments/maze_20250601_120000 --once --json

@@ -6,6 +6,7 @@ Invariant: every id that was taken from the caller has exactly one result.
 import os
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import AbstractContextManager, nullcontext
+from inspect import signature
 from typing import Any, Protocol
 
 from shardwriter.engines.attempts import Attempts
@@ -43,8 +44,7 @@ def run_episodes(
     shows_progress: bool,
 ) -> list[EpisodeResult]:
     """Run a rollout for each episode; see ``DataExporter.run_episodes``."""
-    if not callable(rollout):
-        raise ConfigError("rollout", "a function of an episode", rollout)
+    _check_rollout(rollout)
     if on_error not in ("raise", "continue"):
         raise ConfigError("on_error", "'raise' or 'continue'", on_error)
     if n_workers is not None:
@@ -72,6 +72,21 @@ def _engine(
         workers = n_workers or len(os.sched_getaffinity(0))
         return nullcontext(LocalEngine(recorder, rollout, workers))
     return ExecutorEngine(recorder, rollout, executor, n_workers)
+
+
+def _check_rollout(rollout: object) -> None:
+    if not callable(rollout):
+        raise ConfigError("rollout", "a function of an episode", rollout)
+    try:
+        parameters = signature(rollout)
+    except ValueError:  # some that are compiled do not tell
+        return
+    try:
+        parameters.bind("episode")
+    except TypeError:
+        name = getattr(rollout, "__qualname__", rollout)
+        expected = "a function that is called with an episode and nothing else"
+        raise ConfigError("rollout", expected, f"{name}{parameters}") from None
 
 
 def _check_int(option: str, value: object, low: int) -> None:
