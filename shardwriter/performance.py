@@ -11,6 +11,7 @@ import time
 from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -118,50 +119,34 @@ class Performance:
         """Count and time an episode's calls from now on."""
         for name, one_in in _OPERATIONS.items():
             setattr(episode, name, self._timed(name, getattr(episode, name), one_in))
-        # On this one object: an episode that is not profiled pays nothing.
-        episode.log_timestep = self._timed_step(episode.log_timestep)  # type: ignore[method-assign]
+        next_call = self._calls.setdefault("log_timestep", _Calls()).next
+        episode.time_timesteps(next_call, _ONE_IN, partial(self._add, "log_timestep"))
 
     def attach_batch(self, batch: EpisodeBatch) -> None:
         """Time a batch's calls from now on; its episodes are timed already."""
         timed = self._timed("log_timesteps", batch.log_timesteps, 1)
-        batch.log_timesteps = timed  # type: ignore[method-assign]  # as above
-
-    def _timed_step(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """Time ``log_timestep`` by its own parameters: ``*`` and ``**`` cost as much again."""
-        next_call = self._calls.setdefault("log_timestep", _Calls()).next
-        timed = self._timed("log_timestep", call, 0)
-
-        def counted(
-            timestep: Any,
-            neural_state: Any = None,
-            spikes: Any = None,
-            behavior: Any = None,
-            reward: Any = None,
-            *,
-            spike_ids: Any = None,
-        ) -> None:
-            one = call if next_call() % _ONE_IN else timed
-            one(timestep, neural_state, spikes, behavior, reward, spike_ids=spike_ids)
-
-        return counted
+        batch.log_timesteps = timed  # type: ignore[method-assign]  # on this one object
 
     def _timed(self, name: str, call: Callable[..., Any], one_in: int) -> Callable[..., Any]:
-        """Time one call in so many, and count all; 0 for calls that are counted already."""
-        calls = self._calls.setdefault(name, _Calls())
-        append, clock, next_call = calls.held.append, time.perf_counter, calls.next
+        """Time one call in so many, and count all."""
+        clock, next_call = time.perf_counter, self._calls.setdefault(name, _Calls()).next
 
         def timed(*arguments: Any, **options: Any) -> Any:
-            if one_in and next_call() % one_in:
+            if next_call() % one_in:
                 return call(*arguments, **options)
             start = clock()
             try:
                 return call(*arguments, **options)
             finally:
-                append(clock() - start)
-                if len(calls.held) >= _HELD:
-                    self._fold(name)
+                self._add(name, clock() - start)
 
         return timed
+
+    def _add(self, name: str, seconds: float) -> None:
+        held = self._calls[name].held
+        held.append(seconds)
+        if len(held) >= _HELD:
+            self._fold(name)
 
     def _fold(self, name: str) -> None:
         calls = self._calls[name]
