@@ -5,11 +5,11 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
-from merge import merge_experiment
 from shardwriter.batch import EpisodeBatch
 from shardwriter.config import RecorderConfig
 from shardwriter.engines import EpisodeResult, run_episodes
@@ -501,7 +501,9 @@ class DataExporter:
 
     def merge(self) -> Path:
         """Build the master over all shards published so far; return its path."""
-        return merge_experiment(self.output_dir, progress=self._shows_progress())
+        merging = import_module("merge")  # a worker never needs it, and it imports much
+        made = merging.merge_experiment(self.output_dir, progress=self._shows_progress())
+        return cast(Path, made)
 
     def close(self, *, merge: bool = True) -> None:
         """End open episodes as ``interrupted``, wait for the writers, and merge.

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +53,10 @@ def _processor() -> str:
 
 
 def _version(package: str) -> str | None:
+    metadata = import_module("importlib.metadata")  # imports much, for a line in a file
     try:
-        return version(package)
-    except PackageNotFoundError:
+        return str(metadata.version(package))
+    except metadata.PackageNotFoundError:
         return None
 
 
