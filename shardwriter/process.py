@@ -211,21 +211,27 @@ def make_room_for_files(count: int) -> None:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C back until the block is left, where it could be lost or leave things half done.
+    """Hold Ctrl-C and SIGTERM back until the block is left, which they could leave half done.
 
     Python drops a KeyboardInterrupt that strikes inside a destructor or weak reference's
     callback, of which HDF5 objects have many. Only the main thread is ever interrupted.
     """
-    handler = signal.getsignal(signal.SIGINT)
+    with _held_back(signal.SIGINT), _held_back(signal.SIGTERM):
+        yield
+
+
+@contextmanager
+def _held_back(number: signal.Signals) -> Iterator[None]:
+    handler = signal.getsignal(number)
     if threading.current_thread() is not threading.main_thread() or not callable(handler):
         yield
         return
     caught: list[tuple[int, FrameType | None]] = []
-    signal.signal(signal.SIGINT, lambda *event: caught.append(event))
+    signal.signal(number, lambda *event: caught.append(event))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        signal.signal(number, handler)
         if caught:
             handler(*caught[-1])
 

@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 from shardwriter.errors import WriterFailed
 from shardwriter.layout import EpisodePaths
-from shardwriter.process import Child, Identity
+from shardwriter.process import Child, Identity, uninterrupted
 from shardwriter.writer import Sealed
 
 __all__ = ["RemoteDrain", "WriterProcess"]
@@ -53,7 +53,7 @@ class RemoteDrain:
         self._process.absorb()
         if self.failure is not None:
             raise WriterFailed(self.paths.episode, self.paths.shard, self.failure)
-        with self._process.sending:
+        with uninterrupted(), self._process.sending:
             self.handed[name] = chunk + 1
             waiting = chunk + 1 - self.freed.get(name, 0)
             self._most_waiting = max(self._most_waiting, waiting / n_slots)
@@ -70,7 +70,7 @@ class RemoteDrain:
 
     def seal(self) -> None:
         """Tell the writer that the episode has ended; a failure shows when that is waited for."""
-        with self._process.sending:
+        with uninterrupted(), self._process.sending:
             self.is_sealing = True
             self._process.send(("seal", self.paths.episode))
 
@@ -186,11 +186,15 @@ class WriterProcess:
         return self._child
 
     def _receive(self) -> None:
-        try:
-            kind, episode, *rest = self._living().link.recv()
-        except (EOFError, ConnectionResetError):
-            self._replace()
+        """Wait for a message, which Ctrl-C may end, and take it, which Ctrl-C may not."""
+        link = self._living().link
+        link.poll(None)
+        with uninterrupted(), suppress(EOFError, ConnectionResetError):
+            self._take(*link.recv())
             return
+        self._replace()
+
+    def _take(self, kind: str, episode: int, *rest: Any) -> None:
         drain = self._open[episode]
         if kind == "free":
             name, chunk = rest
@@ -206,8 +210,8 @@ class WriterProcess:
     def _replace(self) -> None:
         """Start another process and tell it everything that is not done."""
         code = self._living().wait()
-        self._deaths += 1
-        with self.sending:
+        with uninterrupted(), self.sending:
+            self._deaths += 1
             if self._deaths >= _MOST_DEATHS:
                 for drain in self._open.values():
                     drain.failure = f"its writer process died {self._deaths} times ({_exit(code)})"

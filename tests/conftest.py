@@ -23,7 +23,8 @@ os.environ.update([RUN_TAG])
 
 def _is_standing(process: psutil.Process) -> bool:
     """Tell whether multiprocessing keeps this process until the interpreter exits."""
-    helpers = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+    trackers = ("multiprocessing.resource_tracker", "loky.backend.resource_tracker")
+    helpers = (*trackers, "multiprocessing.forkserver")
     command = " ".join(process.cmdline())
     return process.ppid() == os.getpid() and any(name in command for name in helpers)
 

@@ -3,6 +3,9 @@
 import os
 import pickle
 import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +14,15 @@ import pytest
 from filelock import FileLock
 from merging import content, shards_content
 
-from shardwriter import DataExporter
+from shardwriter import DataExporter, EpisodeResult, ExperimentLoader
 from shardwriter.demo.forager import rollout as forage
 from shardwriter.episode import Episode
 
 EPISODES = 200
 OPTIONS = {"seed": 3, "neural_sampling_rate": 5, "progress": False}
 _STEPS = 12
+_KILLED = 57
+_ENOUGH = 30
 _VOLATILE = ("@start_time", "@end_time", "@uuid")
 
 
@@ -81,3 +86,74 @@ def check_kept_attempt(directory: Path, episode: int, reference: dict[str, Any])
     expected = {k: v for k, v in reference.items() if k.startswith(tables) and "@" not in k}
     assert len(expected) > 5
     assert {name: found[name.removeprefix(f"{place}/")] for name in expected} == expected
+
+
+def exporter_in(place: Path, name: str = "test") -> DataExporter:
+    """Return an exporter that records as the local run does."""
+    return DataExporter(name, place, **OPTIONS)  # type: ignore[arg-type]
+
+
+def check_survives(
+    place: Path,
+    executor: Executor | Callable[[], Executor],
+    reference: dict[str, Any],
+) -> None:
+    """Record all episodes, one worker being killed; make sure that nothing is missing."""
+    with exporter_in(place) as exporter:
+        results = exporter.run_episodes(
+            DiesOnce({_KILLED}, place), range(EPISODES), executor=executor, retries=1
+        )
+    assert [result.status for result in results] == ["completed"] * EPISODES
+    assert (place / f"died {_KILLED}").exists()
+    assert logical(exporter.output_dir) == reference
+    check_kept_attempt(exporter.output_dir, _KILLED, reference)
+
+
+class WaitsForOthers:
+    """Logs a row; episode 0 ends only when a result of another one has come."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __call__(self, episode: Episode) -> None:
+        episode.log_timestep(0, reward=1.0)
+        deadline = time.monotonic() + 60
+        while episode.id == 0 and not self.mark.exists():
+            assert time.monotonic() < deadline, "no result came while this episode ran"
+            time.sleep(0.02)
+
+
+class Enough(Exception):
+    """What the caller's own function raises."""
+
+
+def check_stream(
+    place: Path, executor: Executor | Callable[[], Executor], n_workers: int = 2
+) -> None:
+    """Make sure that results come as they are there, ids are taken late, and an error cancels."""
+    taken, done, mark = 0, 0, place / "a result has come"
+
+    def ids() -> Iterator[int]:
+        nonlocal taken
+        for episode in range(1_000_000):
+            assert taken - done <= 2 * n_workers
+            taken += 1
+            yield episode
+
+    def count(result: EpisodeResult) -> None:
+        nonlocal done
+        assert result.is_good or done >= _ENOUGH  # what had not begun is told of, too
+        done += 1
+        mark.touch()
+        if done == _ENOUGH:
+            raise Enough
+
+    with exporter_in(place) as exporter:
+        with pytest.raises(Enough):
+            exporter.run_episodes(WaitsForOthers(mark), ids(), executor=executor, on_result=count)
+        assert not list(exporter.output_dir.glob(".*"))
+    assert taken <= _ENOUGH + 2 * n_workers
+    shards = list((exporter.output_dir / "shards").iterdir())
+    assert _ENOUGH <= len(shards) <= taken
+    with ExperimentLoader(exporter.output_dir) as loader:
+        assert len(loader.episode_index) == len(shards)

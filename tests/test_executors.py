@@ -17,17 +17,14 @@ from typing import Any
 import psutil
 import pytest
 from engine_rollouts import (
-    EPISODES,
-    OPTIONS,
-    DiesOnce,
-    check_kept_attempt,
+    check_survives,
     dies,
+    exporter_in,
     live,
     local_run,
-    logical,
 )
 
-from shardwriter import DataExporter, EpisodeResult, ExperimentLoader
+from shardwriter import EpisodeResult, ExperimentLoader
 from shardwriter.episode import Episode
 from shardwriter.errors import ConfigError, EpisodesFailed, ExecutorBroken, WorkerFailed
 from shardwriter.process import Identity
@@ -36,10 +33,6 @@ from shardwriter.process import Identity
 def pool(method: str = "spawn", workers: int = 2, **options: Any) -> ProcessPoolExecutor:
     context = multiprocessing.get_context(method)
     return ProcessPoolExecutor(workers, mp_context=context, **options)
-
-
-def exporter_in(place: Path, name: str = "test") -> DataExporter:
-    return DataExporter(name, place, **OPTIONS)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +44,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_a_pool_that_breaks_is_made_again_and_records_the_same(
     tmp_path: Path, reference: dict[str, Any], method: str
 ) -> None:
-    with exporter_in(tmp_path) as exporter:
-        results = exporter.run_episodes(
-            DiesOnce({57}, tmp_path), range(EPISODES), executor=partial(pool, method), retries=2
-        )
-    assert [result.status for result in results] == ["completed"] * EPISODES
-    assert logical(exporter.output_dir) == reference
-    check_kept_attempt(exporter.output_dir, 57, reference)
+    check_survives(tmp_path, partial(pool, method), reference)
 
 
 def test_a_pool_that_is_given_is_left_open(tmp_path: Path) -> None:

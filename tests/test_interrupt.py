@@ -1,10 +1,13 @@
 """Ctrl-C in a script of its own: episodes end as interrupted, and what there is is merged."""
 
+import _thread
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shardwriter import ExperimentLoader
+from shardwriter import DataExporter, ExperimentLoader
+from shardwriter.episode import Episode
 
 LIMIT_S = 8.0  # 5 are promised; the machine that tests may be busy
 PATIENCE_S = 60.0
@@ -176,3 +180,24 @@ def test_in_a_loop_of_short_episodes(tmp_path: Path) -> None:
     assert len(found) > 10
     assert set(list(found.values())[:-1]) == {("completed", 20)}
     assert list(found.values())[-1][0] in ("completed", "interrupted", "empty")
+
+
+def test_from_another_thread_which_ends_no_system_call(tmp_path: Path) -> None:
+    """So does Ray cancel: a message from a writer is then there, and half read."""
+    options = {"chunk_size": 64, "async_write": True, "n_async_workers": 1, "progress": False}
+    with DataExporter("test", tmp_path, **options) as exporter:  # type: ignore[arg-type]
+        for _ in range(10):
+            with pytest.raises(KeyboardInterrupt), exporter.start_episode() as episode:
+                log_until_interrupted(episode)
+    assert {status for status, _ in check(tmp_path).values()} == {"interrupted"}
+
+
+def log_until_interrupted(episode: Episode) -> None:
+    timer = threading.Timer(0.05, _thread.interrupt_main)
+    timer.start()
+    try:
+        for t in itertools.count():
+            behavior = {"y": np.full(2000, t), "x": float(t)}
+            episode.log_timestep(t, behavior=behavior, spike_ids=[t, t], reward=1.0)
+    finally:
+        timer.join()

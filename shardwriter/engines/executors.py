@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 from shardwriter.engines.local import MOST_FALSE_STARTS
-from shardwriter.engines.outcome import has_begun, recovered_result
+from shardwriter.engines.outcome import has_begun, recovered_result, sealed_result
 from shardwriter.engines.result import EpisodeResult, Report
 from shardwriter.engines.task import let_go, run_task, write_setup
 from shardwriter.engines.worker import Rollout
@@ -27,6 +27,7 @@ ExecutorSource: TypeAlias = Executor | Callable[[], Executor]
 
 _AHEAD = 2  # tasks for each worker: the next one lies there when it has finished
 _GRACE_S = 3.0
+_POLL_S = 0.02
 _COUNTED_S = 1.0  # how long a count of an engine's workers holds
 
 
@@ -204,18 +205,25 @@ class ExecutorEngine:
         for future in list(self._pending):
             future.cancel()
         deadline = time.monotonic() + _GRACE_S
+        cancelled = []
         while self._pending:
             try:
                 future = self._done.get(timeout=max(0.0, deadline - time.monotonic()))
             except Empty:
-                return  # it goes on where it runs, and is sealed there
+                break  # it goes on where it runs, and is sealed there
             episode = self._pending.pop(future)
             if future.cancelled():
-                continue
-            if future.exception() is None:
+                cancelled.append(episode)
+            elif future.exception() is None:
                 report(future.result()[0])
             elif has_begun(self._paths(episode)) is not None:
                 report(recovered_result(self._paths(episode), "it was stopped"))
+        for episode in cancelled:  # some that had begun: Dask calls what it lets run so, too
+            paths = self._paths(episode)
+            while not paths.shard.exists() and has_begun(paths) and time.monotonic() < deadline:
+                time.sleep(_POLL_S)
+            if paths.shard.exists():
+                report(sealed_result(episode, paths.shard, "it was stopped"))
 
     def _paths(self, episode: int) -> EpisodePaths:
         return EpisodePaths(self._recorder.output_dir, episode)
