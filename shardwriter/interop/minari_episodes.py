@@ -89,12 +89,10 @@ class Plan:
             spaces[name] = _inferred(loader, ids, name, columns[name], behavior)
             why = "no space was recorded" if not text else "it is not of the space recorded"
             origins[name] = f"inferred from the values, as {why}"
-        same = len(set(origins.values())) == 1
+        told = [f"{name} {text}" for name, text in origins.items()]
         return cls(
             spaces=spaces,
-            origin=origins["action"]
-            if same
-            else "; ".join(f"{name}: {text}" for name, text in origins.items()),
+            origin="; ".join(told if len(set(origins.values())) > 1 else [origins["action"]]),
             columns=columns,
             forms={key: _form(behavior[key]) for key in behavior},
             first=first,
@@ -200,9 +198,9 @@ class Episodes:
     def _buffer(self, episode: RecordedEpisode) -> Any:
         behavior = episode.get_behavior()
         steps = len(behavior[TIMESTEPS])
-        last = {**episode.get_static_data("last_observation"), **episode.get_final_state()}
-        columns = self.plan.columns["observation"].values()
-        has_last = all(column in last for column in columns)
+        last = _named(episode.get_static_data("last_observation"))
+        last |= _named(episode.get_final_state())
+        has_last = all(column in last for column in self.plan.columns["observation"].values())
         if steps == 0 or (steps == 1 and not has_last):
             self.empty.append(episode.id)
             return None
@@ -215,28 +213,24 @@ class Episodes:
             self.cut.append(episode.id)
             ends["truncated"] = ends["truncated"].copy()
             ends["truncated"][-1] = True
-        reset = episode.get_static_data("reset")
+        reset = _named(episode.get_static_data("reset"))
         facts = episode.get_metadata()
         self.metadata.append(_episode_metadata(episode, facts))
         self._note_left_out(behavior)
         return EpisodeBuffer(
             id=len(self.metadata) - 1,
-            seed=reset["seed"] if reset else facts.get("seed"),
-            options=reset.get("options") or None,
+            seed=reset.get("seed") if reset else facts.get("seed"),
+            options=_named(reset.get("options")) or None,
             observations=self._part("observation", behavior, steps, last if has_last else {}),
             actions=self._part("action", behavior, count, {}),
             rewards=_rewards(episode, behavior[TIMESTEPS])[:count],
             terminations=ends["terminated"],
             truncations=ends["truncated"],
-            infos=_infos(behavior, count, reset.get("info", {})),
+            infos=_infos(behavior, count, _named(reset.get("info"))),
         )
 
     def _note_left_out(self, behavior: Mapping[str, Array]) -> None:
-        used = {
-            TIMESTEPS,
-            *_ENDS,
-            *(c for part in self.plan.columns.values() for c in part.values()),
-        }
+        used = {TIMESTEPS, *_ENDS}.union(*(part.values() for part in self.plan.columns.values()))
         others = [key for key in behavior if key not in used and not key.startswith("info.")]
         self.left_out |= {f"{BEHAVIOR}/{key}" for key in others}
 
@@ -257,9 +251,23 @@ class Episodes:
         for path, column in self.plan.columns[name].items():
             values = behavior[column][:count]
             if last:
+                if np.shape(last[column]) != values.shape[1:]:
+                    expected = f"{values.shape[1:]}, as in {BEHAVIOR}"
+                    raise ConfigError(f"last {column}", expected, np.shape(last[column]))
                 values = np.concatenate([values, np.asarray(last[column], values.dtype)[None]])
             rows[path] = values.tolist() if values.dtype.kind == "O" else values
         return value_of(name, self.plan.spaces[name], rows)
+
+
+def _named(values: Any) -> dict[str, Any]:
+    """Return nested static data without entries of None, ``{}`` where they have no names."""
+    if not isinstance(values, Mapping):
+        return {}
+    return {
+        key: _named(value) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if value is not None
+    }
 
 
 def _rewards(episode: RecordedEpisode, timesteps: Array) -> Array:

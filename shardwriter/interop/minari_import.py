@@ -151,7 +151,8 @@ def _record(
             },
             reward=data.rewards,
         )
-    episode.end(final_state={key: rows[-1] for key, rows in observations.items()})
+    last = {key: rows[count] for key, rows in observations.items() if len(rows) > count}
+    episode.end(final_state=last)
 
 
 def _leaves(infos: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Array]]:

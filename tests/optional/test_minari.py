@@ -272,6 +272,27 @@ def test_what_is_missing_is_named(tmp_path: Path, datasets: Path) -> None:
         export_minari(exporter.output_dir, "a-v0", episodes=[1])
 
 
+def test_static_data_of_other_forms(tmp_path: Path) -> None:
+    with DataExporter("forms", tmp_path, progress=False) as exporter:
+        for final in (np.zeros(2), {"observation": np.zeros(2)}, {"observation": 9.0}):
+            with exporter.start_episode() as episode:
+                options = {"a": None, "b": {"c": 2, "d": None}}
+                episode.log_static_data("reset", {"options": options})
+                for t in range(3):
+                    behavior = {"observation": float(t), "action": t, "info.n": t}
+                    episode.log_timestep(t, behavior=behavior, reward=1.0)
+                episode.end(final_state=final)
+    with pytest.raises(ConfigError, match=r"last observation: expected \(\), as in behavior"):
+        export_minari(exporter.output_dir, "forms-v0")
+    report = export_minari(exporter.output_dir, "forms-v0", episodes=[0, 2])
+    assert report.notes[0] == "episode 0 without a last observation: their last step is left out"
+    dataset = minari.load_dataset("forms-v0")
+    assert [data.observations.tolist() for data in dataset] == [[0, 1, 2], [0, 1, 2, 9]]
+    assert [data.infos["n"].tolist() for data in dataset] == [[0, 1], [0, 1, 2]]
+    (facts,) = dataset.storage.get_episode_metadata([1])
+    assert facts["options"] == {"b": {"c": 2}}
+
+
 def test_one_episode_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is written before the next is read."""
     order = []
