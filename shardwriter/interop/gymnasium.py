@@ -165,7 +165,11 @@ class RecordVectorEpisodes(gymnasium.vector.VectorWrapper):  # type: ignore[misc
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> Any:
-        """Reset all environments, or those of ``options["reset_mask"]``."""
+        """Reset all environments, or those of ``options["reset_mask"]``.
+
+        Each gets its episode's seed. Environments that share one generator, as those have that
+        compute all at once, get the first, and the seed recorded is None.
+        """
         count = self.env.num_envs
         mask = np.ones(count, bool)
         if options is not None and "reset_mask" in options:
@@ -178,7 +182,14 @@ class RecordVectorEpisodes(gymnasium.vector.VectorWrapper):  # type: ignore[misc
         else:
             seeds = list(seed)
         kept = None if options is None else dict(options)
-        observations, infos = self.env.reset(seed=seeds, options=options)
+        try:
+            observations, infos = self.env.reset(seed=seeds, options=options)
+        except gymnasium.error.Error:
+            if isinstance(seed, Sequence):
+                raise
+            # One generator draws for all environments: none has a seed of its own.
+            observations, infos = self.env.reset(seed=seeds[0], options=options)
+            seeds = [None] * count
         if kept is not None:
             kept.pop("reset_mask", None)
         each = self._each(observations)

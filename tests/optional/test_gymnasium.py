@@ -132,6 +132,25 @@ def test_a_vector_environment_in_every_autoreset_mode(tmp_path: Path, mode: Auto
     assert whole == sum(12 // (length + extra) for length in lengths)
 
 
+def test_a_vector_environment_with_one_generator(tmp_path: Path) -> None:
+    drawn = []
+    for seed in (None, 7, 7):
+        with options(tmp_path / str(len(drawn))) as exporter:
+            made = gymnasium.make_vec("CartPole-v1", num_envs=2)  # computes both at once
+            envs = RecordVectorEpisodes(made, exporter)
+            drawn.append(envs.reset(seed=seed)[0])
+            with pytest.raises(gymnasium.error.Error):
+                envs.reset(seed=[1, 2])
+            envs.close()
+        with ExperimentLoader(exporter.output_dir) as loader:
+            for i, observation in enumerate(drawn[-1]):
+                episode = loader.get_episode(i)
+                assert episode.get_static_data("reset")["seed"] is None
+                last = episode.get_static_data("last_observation")["observation"]
+                np.testing.assert_array_equal(last, observation)
+    np.testing.assert_array_equal(drawn[1], drawn[2])
+
+
 def test_a_space_without_a_form_is_refused(tmp_path: Path) -> None:
     env = Counter()
     env.observation_space = spaces.Dict({"a": spaces.Sequence(spaces.Discrete(2))})
