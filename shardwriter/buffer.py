@@ -25,6 +25,7 @@ stands there: so an incomplete file with no lock on it is a dead process's.
 import errno
 import fcntl
 import json
+import math
 import mmap
 import os
 import zlib
@@ -96,7 +97,7 @@ class TableSlots:
             columns = []
             start = offset
             for column in table.columns:
-                count = int(rows * np.prod(column.shape, dtype=np.int64))
+                count = rows * math.prod(column.shape)
                 flat = np.frombuffer(memory, column.dtype, count, offset)
                 columns.append(flat.reshape(rows, *column.shape))
                 offset += _aligned(rows * column.row_bytes, _LINE)
