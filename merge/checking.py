@@ -5,7 +5,7 @@ Invariant: a problem is returned, never raised, so that one bad file does not hi
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from merge.describing import MEND
 from shardwriter.column_reader import read_rows
 from shardwriter.errors import ShardWriterError
 from shardwriter.layout import SPIKES, TABLES, TIMESTEPS
-from shardwriter.shard_description import ShardDescription, describe
+from shardwriter.quick_description import describe_several
+from shardwriter.shard_description import ShardDescription
 from shardwriter.untrusted import UNREADABLE, is_inside
 
-__all__ = ["Problem", "ShardCheck", "ShardJob", "check_shard"]
+__all__ = ["Problem", "ShardCheck", "ShardJob", "check_shards"]
 
 
 _READ_BYTES = 16 << 20
@@ -62,21 +63,26 @@ class ShardCheck:
     raw_bytes: int = 0
 
 
-def check_shard(job: ShardJob) -> ShardCheck:
-    """Check one shard."""
+def check_shards(jobs: Sequence[ShardJob]) -> list[ShardCheck]:
+    """Check some shards."""
+    there = [job.path for job in jobs if job.path.is_file() and is_inside(job.path, job.root)]
+    described = dict(zip(there, describe_several(there), strict=True))
+    return [_checked(job, described.get(job.path)) for job in jobs]
+
+
+def _checked(job: ShardJob, shards: list[ShardDescription] | ShardWriterError | None) -> ShardCheck:
+    """Check a shard that is described, or could not be; None: it is not there, or not inside."""
     merge = "if it is meant to be there, run `shardwriter merge`"
     where = str(job.path)
     if not job.path.is_file():
         expected = ", ".join(str(row["episode_id"]) for row in job.rows)
         mend = "put it back, or merge with --forget-missing"
         return ShardCheck((Problem(where, f"missing; it holds episode {expected}", mend),))
-    if not is_inside(job.path, job.root):
+    if shards is None:
         mend = f"move it below {job.root}, or give a --root that holds both"
         return ShardCheck((Problem(where, f"it lies outside {job.root}", mend),))
-    try:
-        shards = describe(job.path)
-    except ShardWriterError as error:
-        return ShardCheck((Problem(where, _without(str(error), where), MEND),))
+    if isinstance(shards, ShardWriterError):
+        return ShardCheck((Problem(where, _without(str(shards), where), MEND),))
     problems = [Problem(where, text, merge) for text in _mismatches(job, shards)]
     chunks, raw = 0, 0
     if job.is_deep:

@@ -18,7 +18,7 @@ from h5py import h5t
 from shardwriter.lookup3 import lookup3_of_many
 from shardwriter.schema import fill_value
 
-__all__ = ["AttributeTooLarge", "Encoder", "encoded"]
+__all__ = ["AttributeTooLarge", "Encoder", "encoded", "mapping"]
 
 Array = np.ndarray[Any, Any]
 
@@ -107,10 +107,7 @@ class Encoder:
         form = _form(dtype, is_text)
         if 0 in shape:
             return self._dataset(form, shape, _contiguous(_UNDEFINED, 0), attributes)
-        # "%b" in these names would stand for a block's number; "%%" is a per cent sign.
-        names = b"%b\0%b\0" % (source.replace(b"%", b"%%"), place.replace(b"%", b"%%"))
-        mapping = struct.pack("<BQ", 0, 1) + names + _WHOLE
-        offset, number = self._stored(mapping + bytes(4), is_checked=True)
+        offset, number = self._stored(mapping(source, place) + bytes(4), is_checked=True)
         layout = struct.pack("<BBQI", 4, 3, offset, number)
         return self._dataset(form, shape, layout, attributes, in_heap=2)
 
@@ -221,6 +218,13 @@ class Encoder:
             self._heap += self._collection
         self._collection = bytearray()
         self._objects = 0
+
+
+def mapping(source: bytes, place: bytes) -> bytes:
+    """Return what the heap has of a dataset that shows a whole other one, but for its checksum."""
+    # "%b" in these names would stand for a block's number; "%%" is a per cent sign.
+    names = b"%b\0%b\0" % (source.replace(b"%", b"%%"), place.replace(b"%", b"%%"))
+    return struct.pack("<BQ", 0, 1) + names + _WHOLE
 
 
 class AttributeTooLarge(Exception):

@@ -17,7 +17,7 @@ import h5py
 from filelock import FileLock
 from h5py import h5g, h5o
 
-from merge.checking import ShardJob, check_shard
+from merge.checking import ShardJob, check_shards
 from merge.describing import describe_all
 from merge.master import merge_experiment
 from merge.master_file import MasterWriter, open_master
@@ -246,7 +246,7 @@ def _copy_root(path: Path, writer: MasterWriter, target: h5g.GroupID) -> None:
 def _check(path: Path, episodes: Sequence[int]) -> None:
     """Read a new file back, whole, and compare every column with its digest."""
     rows = tuple(read_index(path) or ())
-    found = check_shard(ShardJob(path, path.parent, rows, is_deep=True))
+    [found] = check_shards([ShardJob(path, path.parent, rows, is_deep=True)])
     if found.problems:
         raise ShardDamaged(path, "after packing", str(found.problems[0]))
     if sorted(found.episodes) != sorted(episodes):

@@ -10,18 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from h5py import h5d, h5g
+from h5py import h5d
 
 from merge.checking import Problem, ShardCheck, ShardJob
 from merge.describing import MEND, in_children
+from merge.master_check import MasterPart
 from shardwriter.errors import ExperimentNotFound, ShardDamaged, ShardWriterError, ranges
 from shardwriter.layout import (
-    EPISODES,
     INDEX,
     MASTER,
     SHARDS,
-    TIMESTEPS,
-    episode_group,
     episode_shards,
     unfinished_episodes,
 )
@@ -40,7 +38,7 @@ from shardwriter.untrusted import (
 
 __all__ = ["VerifyReport", "verify"]
 
-_EPISODES_AT_A_TIME = 250
+_EPISODES_AT_A_TIME = 2000
 _LIMIT_S = 120.0
 _DEEP_LIMIT_S = 3600.0
 
@@ -199,8 +197,8 @@ class _Verification:
     def _check(self, jobs: Sequence[ShardJob]) -> None:
         bar = progress_bar("verify", "shard", len(jobs), shown=self._progress)
         with bar:
-            work = "merge.checking:check_shard"
-            batch, limit_s = (1, _DEEP_LIMIT_S) if self._deep else (32, _LIMIT_S)
+            work = "merge.checking:check_shards*"
+            batch, limit_s = (1, _DEEP_LIMIT_S) if self._deep else (64, _LIMIT_S)
             results = in_children(work, jobs, self._workers, bar.update, batch, limit_s)
             for job, result in zip(jobs, results, strict=True):
                 self._shards += 1
@@ -219,7 +217,8 @@ class _Verification:
             MasterPart(self._master, tuple(rows[i : i + _EPISODES_AT_A_TIME]))
             for i in range(0, len(rows), _EPISODES_AT_A_TIME)
         ]
-        for result in in_children("merge.verify:check_part", parts, self._workers, _ignore, 1):
+        work = "merge.master_check:check_part"
+        for result in in_children(work, parts, self._workers, _ignore, 1):
             texts = [str(result)] if isinstance(result, ShardWriterError) else result
             mend = "do not read it by HDF5 alone; merge again, with --rebuild"
             self._problems += [Problem(str(self._master), text, mend) for text in texts]
@@ -276,61 +275,3 @@ def read_index(path: Path) -> list[dict[str, Any]] | None:
             }
             for row in values.tolist()
         ]
-
-
-@dataclass(frozen=True, slots=True)
-class MasterPart:
-    """Some episodes of a master, to be checked: rows of its index."""
-
-    path: Path
-    rows: tuple[dict[str, Any], ...]
-
-
-def check_part(part: MasterPart) -> list[str]:
-    """Check that a master's virtual datasets show what its index says, and nothing else."""
-    found: list[str] = []
-    with opened(part.path) as root:
-        if EPISODES.encode() not in entries(part.path, root):
-            return [f"expected a group {EPISODES}"]
-        episodes = h5g.open(root, EPISODES.encode())
-        names = set(entries(part.path, episodes))
-        for row in part.rows:
-            name = os.path.basename(episode_group(row["episode_id"])).encode()
-            if name not in names:
-                found.append(f"episode {row['episode_id']}: expected a group, got none")
-                continue
-            place = episode_group(row["shard_episode_id"])
-            group = open_child(part.path, episodes, name)
-            found += _check_group(part.path, group, row["shard"], place, "", 0)
-    return found
-
-
-def _check_group(
-    path: Path, group: h5g.GroupID, source: str, place: str, below: str, depth: int
-) -> list[str]:
-    found: list[str] = []
-    for raw in entries(path, group):
-        node = open_child(path, group, raw)
-        name = f"{below}/{os.fsdecode(raw)}"
-        if isinstance(node, h5g.GroupID):
-            if depth > 64:
-                return [f"{name}: expected groups at most 64 deep"]
-            found += _check_group(path, node, source, place, name, depth + 1)
-            continue
-        properties = node.get_create_plist()
-        if properties.get_external_count():
-            found.append(f"{name}: expected a virtual dataset, got external storage")
-        if properties.get_layout() != h5d.VIRTUAL:
-            if os.fsdecode(raw) == TIMESTEPS and node.shape != (0,):
-                found.append(f"{name}: expected a virtual dataset, got a copy")
-            continue
-        sources = [
-            (
-                properties.get_virtual_filename(i).replace("%%", "%"),
-                properties.get_virtual_dsetname(i).replace("%%", "%"),
-            )
-            for i in range(properties.get_virtual_count())
-        ]
-        if sources != [(source, f"/{place}{name}")]:
-            found.append(f"{name}: expected {source} as its source, got {sources}")
-    return found

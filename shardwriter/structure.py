@@ -298,12 +298,16 @@ class Structure:
         length, address, number = _heap_reference(reference, place)
         if not length:
             return b""
-        if address not in self._heaps:
-            self._heaps[address] = self._heap(address)
-        data = self._heaps[address].get(number, b"")
+        data = self._in_heap(address, number)
         if len(data) < length:
             raise Unfamiliar
         return data[:length]
+
+    def _in_heap(self, address: int, number: int) -> bytes:
+        """Return an object of a global heap, b"" where there is none of that number."""
+        if address not in self._heaps:
+            self._heaps[address] = self._heap(address)
+        return self._heaps[address].get(number, b"")
 
     def _heap(self, address: int) -> dict[int, bytes]:
         """Read a global heap collection."""
@@ -323,6 +327,15 @@ class Structure:
         return found
 
     # -- datasets -------------------------------------------------------------------------
+
+    def virtual_mapping(self, messages: Messages) -> bytes | None:
+        """Return what a virtual dataset shows, as it is stored, None for any other dataset."""
+        layout = dict(messages)[_LAYOUT]
+        if layout[:2] != b"\x04\x03":
+            return None
+        found = self._in_heap(*struct.unpack_from("<QI", layout, 2))
+        self.checksummed.append(found)
+        return found
 
     @staticmethod
     def dataset(messages: Messages) -> StoredDataset:
