@@ -31,6 +31,8 @@ class Setting:
         Seconds instead of minutes: shows that the benchmark works, and nothing else.
     is_full
         Also the sizes that take longer than all the rest.
+    shards
+        Measure ``merge`` with this many shards alone; 0 for its own sizes.
     rounds
         How often everything is measured, in turn.
     quiet_s
@@ -40,6 +42,7 @@ class Setting:
     folder: Path
     is_quick: bool
     is_full: bool = False
+    shards: int = 0
     rounds: int
     quiet_s: float
 

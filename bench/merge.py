@@ -12,7 +12,6 @@ import resource
 import shutil
 import subprocess
 import time
-import uuid
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 
 from bench.findings import Beside, Figure, Findings, Setting, Table
 from bench.machine import rss_bytes, tree_cpu_s
+from bench.synthetic import ShardCopies
 
 __all__ = ["measure"]
 
@@ -33,54 +33,58 @@ STEPS = 200
 FIELD = "behavior/position"
 
 
-def record_template(folder: Path) -> Path:
-    """Record the episode that every shard is a copy of; return its experiment."""
+def record_template(folder: Path, most: int) -> Path:
+    """Record the episodes that shards with ids below `most` are copies of; return the experiment.
+
+    They are alike but for their ids, one for each number of digits.
+    """
     from shardwriter import DataExporter
 
-    rng = np.random.default_rng(0)
     with DataExporter("bench", folder, neural_sampling_rate=10, progress=False) as exporter:
         exporter.save_config({"rate": 0.5})
-        with exporter.start_episode(0) as episode:
-            for t in range(STEPS):
-                episode.log_timestep(
-                    t,
-                    neural_state={"potential": rng.random(50, np.float32)},
-                    spikes=rng.random(50) < 0.05,
-                    behavior={"position": rng.random(3), "speed": rng.random(), "angle": t / 7},
-                    reward=float(t % 3),
-                )
-            episode.log_event("goal", 3, {"zone": 1})
+        for digits in range(4, max(4, len(str(most))) + 1):
+            with exporter.start_episode(10**digits - 1) as episode:
+                log_steps(episode, np.random.default_rng(0))
     return exporter.output_dir
+
+
+def log_steps(episode: Any, rng: np.random.Generator) -> None:
+    """Log what every shard holds."""
+    for t in range(STEPS):
+        episode.log_timestep(
+            t,
+            neural_state={"potential": rng.random(50, np.float32)},
+            spikes=rng.random(50) < 0.05,
+            behavior={"position": rng.random(3), "speed": rng.random(), "angle": t / 7},
+            reward=float(t % 3),
+        )
+    episode.log_event("goal", 3, {"zone": 1})
 
 
 def add_shards(directory: Path, template: Path, numbers: range) -> None:
     """Add shards with ids and uuids of their own."""
-    data = (template / "shards/episode_0000.h5").read_bytes()
-    for i in numbers:
-        path = directory / "shards" / f"episode_{i:04d}.h5"
-        path.write_bytes(data)
-        with h5py.File(path, "r+") as file:
-            file.attrs["uuid"] = uuid.UUID(int=i).hex
-            group = f"episodes/episode_{i:04d}"
-            if i:
-                file.move("episodes/episode_0000", group)
-            file[group].attrs["episode_id"] = i
+    for digits in range(4, max(4, len(str(numbers.stop))) + 1):  # ids have at least 4
+        first, stop = (0 if digits == 4 else 10 ** (digits - 1)), 10**digits
+        part = range(max(numbers.start, first), min(numbers.stop, stop))
+        if part:
+            ShardCopies(template, stop - 1).write(directory, part)
 
 
 def peer_merge(directory: Path, target: Path, count: int) -> None:
     """Build the same virtual datasets the plain way."""
     with h5py.File(target, "w", libver=("v108", "v114")) as master:
-        for path in sorted((directory / "shards").iterdir())[:count]:
+        for path in sorted((directory / "shards").rglob("*.h5"))[:count]:
+            source = os.path.relpath(path, directory)
             with h5py.File(path) as shard:
 
-                def show(name: str, node: Any, source: str = path.name) -> None:
+                def show(name: str, node: Any, source: str = source) -> None:
                     if isinstance(node, h5py.Group):
                         group = master.require_group(name)
                         for key, value in node.attrs.items():
                             group.attrs[key] = value
                         return
                     layout = h5py.VirtualLayout(node.shape, node.dtype)
-                    layout[...] = h5py.VirtualSource(f"shards/{source}", name, node.shape)
+                    layout[...] = h5py.VirtualSource(source, name, node.shape)
                     master.create_virtual_dataset(name, layout, fillvalue=0)
 
                 shard.visititems(show)
@@ -89,7 +93,7 @@ def peer_merge(directory: Path, target: Path, count: int) -> None:
 def peer_concat(directory: Path, field: str = FIELD) -> Any:
     """Read one field of all shards the plain way."""
     parts = []
-    for path in sorted((directory / "shards").iterdir()):
+    for path in sorted((directory / "shards").rglob("*.h5")):
         with h5py.File(path) as file:
             (name,) = file["episodes"]
             parts.append(file[f"episodes/{name}/{field}"][()])
@@ -121,10 +125,6 @@ def measure_growth(count: int, folder: Path, template: Path, *, reads: bool) -> 
     found["unchanged"] = timed(merged)
     add_shards(directory, template, range(count, count + ADDED))
     found["added"] = timed(merged)
-    most = min(count, PEER_MOST)
-    peer = timed(lambda: peer_merge(directory, directory / "peer.h5", most))
-    found["peer"] = {"shards": most, **peer}
-    (directory / "peer.h5").unlink()
 
     def open_and_read(episode: int) -> None:
         with ExperimentLoader(directory) as loader:
@@ -132,20 +132,24 @@ def measure_growth(count: int, folder: Path, template: Path, *, reads: bool) -> 
 
     open_and_read(0)  # imports
     found["open"] = timed(lambda: open_and_read(count // 2))
+    found["rss_mb"] = rss_bytes(peak=True) / 1e6
+    most = min(count, PEER_MOST)
+    peer = timed(lambda: peer_merge(directory, directory / "peer.h5", most))
+    found["peer"] = {"shards": most, **peer}
+    (directory / "peer.h5").unlink()
     found["verify"] = timed(lambda: verify(directory))
     if reads:
         with ExperimentLoader(directory) as loader:
             found["check_us"] = check_us(loader, directory, min(count, 1000))
             found["concat"] = timed(lambda: loader.concat(FIELD))
             found["peer_concat"] = timed(lambda: peer_concat(directory))
-    found["rss_mb"] = rss_bytes(peak=True) / 1e6
     found["master_mb"] = (directory / "experiment_data.h5").stat().st_size / 1e6
     shutil.rmtree(directory)
     return found
 
 
-def check_us(loader: Any, directory: Path, count: int) -> float:
-    """Return what checking a shard costs on top of opening it, in µs."""
+def check_us(loader: Any, directory: Path, count: int) -> tuple[float, float]:
+    """Return what checking a shard costs, and opening it by HDF5 instead, in µs."""
     files = loader._shards
     paths = [directory / "shards" / f"episode_{i:04d}.h5" for i in range(count)]
     rounds = []
@@ -153,12 +157,12 @@ def check_us(loader: Any, directory: Path, count: int) -> float:
         start = time.perf_counter()
         for row in range(count):
             files.check(row)
-        checked = time.perf_counter() - start
-        start = time.perf_counter()
+        checked = time.perf_counter()
         for path in paths:
             h5py.File(h5py.h5f.open(os.fsencode(path))).close()
-        rounds.append(checked - (time.perf_counter() - start))
-    return float(np.median(rounds)) / count * 1e6
+        rounds.append((checked - start, time.perf_counter() - checked))
+    check, opened = np.median(rounds, axis=0) / count * 1e6
+    return float(check), float(opened)
 
 
 def measure_pack(folder: Path, *, megabytes: int) -> dict[str, Any]:
@@ -197,10 +201,12 @@ def measure(setting: Setting) -> Findings:
     counts = [20, 60] if setting.is_quick else [100, 300, 1_000, 3_000]
     if setting.is_full:
         counts.append(10_000)
+    if setting.shards:
+        counts = [setting.shards]
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, hard))
     warnings.simplefilter("error")
-    template = record_template(setting.folder)
+    template = record_template(setting.folder, counts[-1] + ADDED)
     results = [
         measure_growth(count, setting.folder, template, reads=count == counts[-1])
         for count in counts
@@ -251,6 +257,7 @@ def _figures(last: dict[str, Any], packed: dict[str, Any]) -> list[Figure]:
     rate, copy = packed["mb"] / packed["pack"]["s"], packed["mb"] / packed["cp"]["s"]
     large, large_peer = (packed["mb"] / packed[each]["s"] for each in ("concat", "peer_concat"))
     many = f"{shards:,} shards"
+    check, opened = last["check_us"]
     return [
         one(
             "per_shard",
@@ -262,7 +269,13 @@ def _figures(last: dict[str, Any], packed: dict[str, Any]) -> list[Figure]:
         one("added", f"merge {ADDED} more into {many}", last["added"]["s"] * 1e3, "ms"),
         one("unchanged", f"merge {many} again, unchanged", last["unchanged"]["s"] * 1e3, "ms"),
         one("open", f"open a master of {many}, read an episode", last["open"]["s"] * 1e3, "ms"),
-        one("check", f"check one of {many}, beyond opening it", last["check_us"], "us"),
+        one(
+            "check",
+            f"check one of {many}",
+            check,
+            "us",
+            beside("h5py.File", check, opened),
+        ),
         one(
             "concat/small",
             f"concat over {many}",

@@ -55,7 +55,7 @@ def _in_new_process(name: str, place: Path, setting: Setting) -> Findings:
     (place / "files").mkdir()
     values = asdict(setting) | {"folder": str(place / "files")}
     command = [sys.executable, "-m", "bench.question", name, json.dumps(values), str(answer)]
-    limit_s = FULL_TIMEOUT_S if setting.is_full else TIMEOUT_S
+    limit_s = FULL_TIMEOUT_S if setting.is_full or setting.shards else TIMEOUT_S
     process = subprocess.Popen(
         command,
         cwd=Path(__file__).resolve().parent.parent,

@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             folder=Path(place),
             is_quick=options.quick,
             is_full=options.full,
+            shards=options.shards,
             rounds=options.rounds,
             quiet_s=options.quiet_s,
         )
@@ -120,6 +121,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("names", nargs="*", metavar="NAME", help="default: all")
     parser.add_argument("--quick", action="store_true", help="that they work, in seconds; for CI")
     parser.add_argument("--full", action="store_true", help="also the largest sizes")
+    parser.add_argument("--shards", type=int, default=0, help="of `merge`: this size alone")
     parser.add_argument("--rounds", type=int, help="default: 3, or 1 with --quick")
     parser.add_argument("--quiet-s", type=float, help="wait so long for a quiet machine; 4, or 0")
     parser.add_argument("--json", type=Path, metavar="FILE", help="save the run")
@@ -134,6 +136,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
             parser.error(f"expected all or some of {', '.join(QUESTIONS)}; got {name}")
     if options.rounds is None:
         options.rounds = 1 if options.quick else 3
+    if options.shards < 0:
+        parser.error(f"--shards: expected at least 1, got {options.shards}")
     if options.rounds < 1:
         parser.error(f"--rounds: expected at least 1, got {options.rounds}")
     if options.quiet_s is None:
