@@ -21,7 +21,7 @@ from bench.findings import Findings, Setting, figure, interleaved
 from bench.machine import usable_cores
 from bench.readback import check_episode
 from bench.recorders import ShardwriterRecorder
-from shardwriter.compression import Pipeline
+from shardwriter.files.compression import Pipeline
 
 __all__ = ["measure"]
 

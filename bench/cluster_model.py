@@ -28,8 +28,8 @@ from bench.machine import Machine, disk_folder
 from bench.tables import markdown
 from merge import merge_experiment
 from shardwriter import DataExporter
-from shardwriter.episode import Episode
-from shardwriter.layout import EpisodePaths
+from shardwriter.files.layout import EpisodePaths
+from shardwriter.recording.episode import Episode
 
 # System calls on the shared directory that ask the metadata server, per episode: path look-ups,
 # creations, renames, removals, opening, closing, syncing. Counted with `strace -f -y`, buffers in

@@ -18,8 +18,8 @@ import numpy as np
 
 from bench.data import VARIANTS, Recording, simulate
 from bench.findings import Figure, Findings, Setting, Table
-from shardwriter.codec import Deflater, shuffle
-from shardwriter.compression import Pipeline, round_to
+from shardwriter.files.codec import Deflater, shuffle
+from shardwriter.files.compression import Pipeline, round_to
 
 __all__ = ["measure"]
 

@@ -27,8 +27,8 @@ from bench.findings import Figure, Findings, Setting, figure, interleaved
 from bench.machine import descendants
 from bench.readback import ReadBackError
 from shardwriter import DataExporter, ExperimentLoader
-from shardwriter.episode import Episode
-from shardwriter.process import Child, Parent
+from shardwriter.recording.episode import Episode
+from shardwriter.system.process import Child, Parent
 
 __all__ = ["measure", "watch"]
 
@@ -38,7 +38,7 @@ PATIENCE_S = 60.0
 PRODUCER = """
 import os, signal, sys, time
 from pathlib import Path
-from shardwriter.process import Child
+from shardwriter.system.process import Child
 
 writer = Child("bench.death:watch", {"NOTICED": sys.argv[2]})
 writer.link.recv()

@@ -26,7 +26,7 @@ import numpy as np
 from bench.data import VARIANTS, Step, simulate
 from bench.findings import Beside, Figure, Findings, Setting, figure
 from shardwriter import DataExporter
-from shardwriter.episode import Episode
+from shardwriter.recording.episode import Episode
 
 __all__ = ["measure"]
 
@@ -42,7 +42,7 @@ PER_ROUND = 13  # blocks for each of the setting's rounds
 ELSEWHERE = """
 import sys
 import numpy as np
-from shardwriter.codec import Deflater, shuffle
+from shardwriter.files.codec import Deflater, shuffle
 
 wide = np.random.default_rng(0).standard_normal(int(sys.argv[1]), np.float32)
 encoder = Deflater(4)

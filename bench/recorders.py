@@ -21,7 +21,7 @@ from bench.libraries.buffered import BufferedRecorder
 from bench.recorder import Log, Recorder, Signals
 
 if TYPE_CHECKING:
-    from shardwriter.episode import Episode
+    from shardwriter.recording.episode import Episode
 
 __all__ = ["RECORDERS", "RawRecorder", "RecorderKind", "ShardwriterRecorder", "not_installed"]
 

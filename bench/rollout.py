@@ -17,9 +17,9 @@ from pathlib import Path
 from bench.data import Recording, Step, Variant
 from bench.machine import descendants
 from shardwriter import DataExporter
-from shardwriter.compression import Pipeline
-from shardwriter.episode import Episode
-from shardwriter.recorder import Recorder
+from shardwriter.files.compression import Pipeline
+from shardwriter.recording.episode import Episode
+from shardwriter.recording.recorder import Recorder
 
 __all__ = ["Finished", "Task", "run_together"]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from shardwriter.layout import EpisodePaths, episode_group
-from shardwriter.lookup3 import lookup3_of_many
-from shardwriter.structure import Structure
+from shardwriter.files.layout import EpisodePaths, episode_group
+from shardwriter.files.lookup3 import lookup3_of_many
+from shardwriter.files.structure import Structure
 
 __all__ = ["ShardCopies"]
 

@@ -30,8 +30,8 @@ from bench.data import VARIANTS, Recording, simulate
 from bench.machine import Machine, disk_folder
 from bench.tables import markdown
 from shardwriter import DataExporter
-from shardwriter.batch import EpisodeBatch
-from shardwriter.episode import Episode
+from shardwriter.recording.batch import EpisodeBatch
+from shardwriter.recording.episode import Episode
 
 SINGLE, WIDTHS = 1, (8, 64)
 SEQUENCE = 8  # single episodes, one after the other

@@ -15,12 +15,12 @@ import numpy as np
 from isal import isal_zlib
 
 from merge.describing import MEND
-from shardwriter.column_reader import read_rows
 from shardwriter.errors import ShardWriterError
-from shardwriter.layout import SPIKES, TABLES, TIMESTEPS
-from shardwriter.quick_description import describe_several
-from shardwriter.shard_description import ShardDescription
-from shardwriter.untrusted import UNREADABLE, is_inside
+from shardwriter.files.column_reader import read_rows
+from shardwriter.files.layout import SPIKES, TABLES, TIMESTEPS
+from shardwriter.files.quick_description import describe_several
+from shardwriter.files.shard_description import ShardDescription
+from shardwriter.files.untrusted import UNREADABLE, is_inside
 
 __all__ = ["Problem", "ShardCheck", "ShardJob", "check_shards"]
 

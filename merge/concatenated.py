@@ -13,9 +13,9 @@ import numpy as np
 
 from merge.plan import EpisodePlan
 from shardwriter.errors import TooManyShards
-from shardwriter.layout import CONCATENATED
-from shardwriter.schema import fill_value
-from shardwriter.shard_description import ColumnDescription
+from shardwriter.files.layout import CONCATENATED
+from shardwriter.files.schema import fill_value
+from shardwriter.files.shard_description import ColumnDescription
 
 __all__ = ["check_descriptors", "write_concatenated"]
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from shardwriter.errors import ShardDamaged, ShardWriterError
-from shardwriter.process import Child, Parent
-from shardwriter.quick_description import describe_several
-from shardwriter.shard_description import ShardDescription
+from shardwriter.files.quick_description import describe_several
+from shardwriter.files.shard_description import ShardDescription
+from shardwriter.system.process import Child, Parent
 
 __all__ = ["MEND", "Work", "describe_all", "in_children"]
 
@@ -51,7 +51,7 @@ def describe_all(
     found: list[ShardDescription] = []
     results = _described_here(paths, progress)
     if len(paths) >= _FEW:
-        work = "shardwriter.quick_description:describe_several*"
+        work = "shardwriter.files.quick_description:describe_several*"
         results = in_children(work, paths, workers, progress, _DESCRIBED_TOGETHER)
     for result in results:
         if isinstance(result, ShardDamaged):

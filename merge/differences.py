@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from shardwriter.errors import ranges
-from shardwriter.shard_description import ColumnDescription, TableDescription
+from shardwriter.files.shard_description import ColumnDescription, TableDescription
 
 __all__ = ["SchemaDifference", "differences", "differences_text"]
 

@@ -15,8 +15,8 @@ import h5py
 import numpy as np
 from h5py import h5t
 
-from shardwriter.lookup3 import lookup3_of_many
-from shardwriter.schema import fill_value
+from shardwriter.files.lookup3 import lookup3_of_many
+from shardwriter.files.schema import fill_value
 
 __all__ = ["AttributeTooLarge", "Encoder", "encoded", "mapping"]
 

@@ -24,9 +24,9 @@ from merge.options import MergeOptions, MergeReport
 from merge.plan import EpisodePlan, check_expected, index_of, plan, renumbered
 from merge.previous import Notes, Previous, read_previous, schema_text
 from merge.sources import SourceFile, Sources, check_name
-from shardwriter.episode_index import index_dtype
 from shardwriter.errors import EpisodesGone, IdsCollide
-from shardwriter.layout import (
+from shardwriter.files.episode_index import index_dtype
+from shardwriter.files.layout import (
     ATTRIBUTES,
     CONCATENATED,
     EPISODES,
@@ -36,10 +36,10 @@ from shardwriter.layout import (
     INDEX,
     MERGE,
 )
+from shardwriter.files.publication import publish
+from shardwriter.files.shard_description import describe_tree
+from shardwriter.files.untrusted import entries, opened, read_attributes_of
 from shardwriter.progress import Bar, progress_bar
-from shardwriter.publication import publish
-from shardwriter.shard_description import describe_tree
-from shardwriter.untrusted import entries, opened, read_attributes_of
 
 __all__ = ["merge_experiment", "merge_experiments"]
 

@@ -14,9 +14,9 @@ from h5py import h5d, h5g
 
 from merge import symbol_table
 from merge.encoding import encoded, mapping
-from shardwriter.layout import EPISODES, TIMESTEPS, episode_group
-from shardwriter.structure import UNCERTAIN, Structure, Unfamiliar, are_sound
-from shardwriter.untrusted import DEEPEST, MOST_NODES, entries, open_child, opened
+from shardwriter.files.layout import EPISODES, TIMESTEPS, episode_group
+from shardwriter.files.structure import UNCERTAIN, Structure, Unfamiliar, are_sound
+from shardwriter.files.untrusted import DEEPEST, MOST_NODES, entries, open_child, opened
 
 __all__ = ["MasterPart", "check_part"]
 

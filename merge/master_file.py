@@ -17,12 +17,12 @@ from merge import symbol_table
 from merge.encoding import Encoder, encoded
 from merge.episode_group import add_episode
 from merge.plan import EpisodePlan
-from shardwriter.layout import EPISODES
-from shardwriter.lookup3 import lookup3
-from shardwriter.schema import fill_value
-from shardwriter.shard_description import ColumnDescription, StaticNode
-from shardwriter.structure import Structure
-from shardwriter.untrusted import Node, as_object
+from shardwriter.files.layout import EPISODES
+from shardwriter.files.lookup3 import lookup3
+from shardwriter.files.schema import fill_value
+from shardwriter.files.shard_description import ColumnDescription, StaticNode
+from shardwriter.files.structure import Structure
+from shardwriter.files.untrusted import Node, as_object
 
 __all__ = ["MasterWriter", "link_episodes", "open_master", "replace_rows"]
 

@@ -25,7 +25,7 @@ from merge.plan import EpisodePlan, MasterPlan, index_of, plan
 from merge.sources import Sources, check_name
 from merge.verify import read_index
 from shardwriter.errors import ConfigError, ExperimentNotFound, ShardDamaged, ranges
-from shardwriter.layout import (
+from shardwriter.files.layout import (
     ATTRIBUTES,
     CHECKPOINTS,
     CONFIG_JSON,
@@ -40,11 +40,11 @@ from shardwriter.layout import (
     episode_shards,
     pack_name,
 )
+from shardwriter.files.publication import publish
+from shardwriter.files.shard import create
+from shardwriter.files.shard_description import describe
+from shardwriter.files.untrusted import check_tree, entries, opened, read_attributes_of
 from shardwriter.progress import Bar, progress_bar
-from shardwriter.publication import publish
-from shardwriter.shard import create
-from shardwriter.shard_description import describe
-from shardwriter.untrusted import check_tree, entries, opened, read_attributes_of
 
 __all__ = ["pack", "pack_shards", "unpack"]
 

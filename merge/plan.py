@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from merge.differences import SchemaDifference, differences
-from shardwriter.episode_index import index_array, index_row
 from shardwriter.errors import EpisodesMissing, IdsCollide
-from shardwriter.layout import episode_group
-from shardwriter.shard_description import ShardDescription
+from shardwriter.files.episode_index import index_array, index_row
+from shardwriter.files.layout import episode_group
+from shardwriter.files.shard_description import ShardDescription
 
 __all__ = ["EpisodePlan", "MasterPlan", "check_expected", "plan", "renumbered"]
 

@@ -19,15 +19,15 @@ from merge import symbol_table
 from merge.plan import EpisodePlan
 from merge.sources import SourceFile, Sources
 from shardwriter.errors import FormatError, ShardDamaged
-from shardwriter.layout import EPISODES, INDEX, MERGE, episode_group
-from shardwriter.shard_description import (
+from shardwriter.files.layout import EPISODES, INDEX, MERGE, episode_group
+from shardwriter.files.shard_description import (
     ColumnDescription,
     ShardDescription,
     TableDescription,
     check_format,
 )
-from shardwriter.structure import UNCERTAIN, Structure
-from shardwriter.untrusted import entries, opened, read_attributes_of
+from shardwriter.files.structure import UNCERTAIN, Structure
+from shardwriter.files.untrusted import entries, opened, read_attributes_of
 
 __all__ = ["Notes", "Previous", "read_previous"]
 

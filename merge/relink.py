@@ -13,7 +13,7 @@ from merge.options import MergeOptions, MergeReport
 from merge.sources import Sources
 from merge.verify import read_index
 from shardwriter.errors import ExperimentNotFound, ShardsNotFound
-from shardwriter.layout import SHARDS
+from shardwriter.files.layout import SHARDS
 
 __all__ = ["relink"]
 

@@ -9,8 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardwriter.errors import ConfigError, ExperimentNotFound, ShardDamaged
-from shardwriter.layout import EXPERIMENT, MASTER, SHARDS, episode_shards, is_pack_name, shard_id
-from shardwriter.shard_description import ShardDescription
+from shardwriter.files.layout import (
+    EXPERIMENT,
+    MASTER,
+    SHARDS,
+    episode_shards,
+    is_pack_name,
+    shard_id,
+)
+from shardwriter.files.shard_description import ShardDescription
 
 __all__ = ["SourceFile", "Sources", "check_name"]
 

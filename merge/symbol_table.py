@@ -8,7 +8,7 @@ reads.
 import struct
 from collections.abc import Mapping
 
-from shardwriter.structure import Structure, Unfamiliar
+from shardwriter.files.structure import Structure, Unfamiliar
 
 __all__ = ["HEADER_BYTES", "header", "members", "written"]
 

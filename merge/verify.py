@@ -16,17 +16,16 @@ from merge.checking import Problem, ShardCheck, ShardJob
 from merge.describing import MEND, in_children
 from merge.master_check import MasterPart
 from shardwriter.errors import ExperimentNotFound, ShardDamaged, ShardWriterError, ranges
-from shardwriter.layout import (
+from shardwriter.files.layout import (
     INDEX,
     MASTER,
     SHARDS,
     episode_shards,
     unfinished_episodes,
 )
-from shardwriter.progress import progress_bar
-from shardwriter.schema import INDEX_DTYPE
-from shardwriter.shard_description import check_format
-from shardwriter.untrusted import (
+from shardwriter.files.schema import INDEX_DTYPE
+from shardwriter.files.shard_description import check_format
+from shardwriter.files.untrusted import (
     as_object,
     check_filters,
     check_memory,
@@ -35,6 +34,7 @@ from shardwriter.untrusted import (
     opened,
     read_attributes_of,
 )
+from shardwriter.progress import progress_bar
 
 __all__ = ["VerifyReport", "verify"]
 

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from shardwriter.errors import ShardWriterError
     from shardwriter.exporter import DataExporter
     from shardwriter.loader import ExperimentLoader, quick_load
-    from shardwriter.recorder import Recorder
+    from shardwriter.recording.recorder import Recorder
 
 _HOMES = {
     "DataExporter": "shardwriter.exporter",
     "EpisodeResult": "shardwriter.engines",
     "ExperimentLoader": "shardwriter.loader",
     "quick_load": "shardwriter.loader",
-    "Recorder": "shardwriter.recorder",
+    "Recorder": "shardwriter.recording.recorder",
     "ShardWriterError": "shardwriter.errors",
 }
 

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from shardwriter.compression import optional
 from shardwriter.errors import ConfigError
+from shardwriter.files.compression import optional
 
 __all__ = ["RecorderConfig"]
 

@@ -10,26 +10,26 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
-from shardwriter.batch import EpisodeBatch
 from shardwriter.config import RecorderConfig
 from shardwriter.engines import EpisodeResult, run_episodes
-from shardwriter.episode import Episode
 from shardwriter.errors import ConfigError, EpisodeEnded
-from shardwriter.experiment_file import (
+from shardwriter.files.experiment_file import (
     ExperimentFiles,
     new_experiment_directory,
     sparse_or_dense,
 )
-from shardwriter.layout import ATTRIBUTES, UNITS, listed_episodes, unfinished_episodes
-from shardwriter.network import network_size
+from shardwriter.files.layout import ATTRIBUTES, UNITS, listed_episodes, unfinished_episodes
+from shardwriter.files.schema import name_problem
+from shardwriter.files.units import Units
 from shardwriter.notebook import facts_html
-from shardwriter.process import TerminationAsExit
 from shardwriter.progress import is_watched
-from shardwriter.provenance import code_snapshot, git_info, runtime_info
-from shardwriter.recorder import Recorder
+from shardwriter.recording.batch import EpisodeBatch
+from shardwriter.recording.episode import Episode
+from shardwriter.recording.network import network_size
+from shardwriter.recording.recorder import Recorder
 from shardwriter.recovery import recover
-from shardwriter.schema import name_problem
-from shardwriter.units import Units
+from shardwriter.system.process import TerminationAsExit
+from shardwriter.system.provenance import code_snapshot, git_info, runtime_info
 
 __all__ = ["DataExporter"]
 

@@ -13,7 +13,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from setuptools import Distribution, Extension
 from setuptools.command.build_ext import build_ext
 
-_MODULE = "shardwriter._fast"
+_MODULE = "shardwriter.recording._fast"
 _LOG = logging.getLogger(__name__)
 
 
@@ -25,7 +25,7 @@ class FastHook(BuildHookInterface[Any]):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile, and say that the wheel is of this platform, where that succeeds."""
         root = Path(self.root)
-        for old in (root / "shardwriter").glob("_fast.*.so"):
+        for old in (root / "shardwriter" / "recording").glob("_fast.*.so"):
             old.unlink()
         try:
             _compile(root)
@@ -39,7 +39,7 @@ class FastHook(BuildHookInterface[Any]):
 def _compile(root: Path) -> None:
     extension = Extension(
         _MODULE,
-        [str(root / "shardwriter" / "_fast.c")],
+        [str(root / "shardwriter" / "recording" / "_fast.c")],
         include_dirs=[np.get_include()],
         define_macros=[("Py_LIMITED_API", "0x030B0000")],
         extra_compile_args=["-O3"],

@@ -7,14 +7,14 @@ from typing import Any
 import h5py
 import numpy as np
 
-from shardwriter.compression import Pipeline
 from shardwriter.errors import ranges
-from shardwriter.layout import EVENTS, TABLES
+from shardwriter.files.compression import Pipeline
+from shardwriter.files.layout import EVENTS, TABLES
+from shardwriter.files.untrusted import file_of, readable
 from shardwriter.loader import ExperimentLoader
 from shardwriter.notebook import status_text
-from shardwriter.performance import performance_text
-from shardwriter.recorded_episode import RecordedEpisode
-from shardwriter.untrusted import file_of, readable
+from shardwriter.reading.recorded_episode import RecordedEpisode
+from shardwriter.recording.performance import performance_text
 
 __all__ = [
     "add_fields",

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from shardwriter.across import concatenated
 from shardwriter.errors import (
     ConfigError,
     EpisodeNotFound,
@@ -23,27 +22,28 @@ from shardwriter.errors import (
     ExperimentNotFound,
     ShardWriterError,
 )
-from shardwriter.experiment_groups import ExperimentGroups, OwnFiles, OwnGroups
-from shardwriter.interop.pandas import index_to_dataframe
-from shardwriter.layout import (
+from shardwriter.files.experiment_groups import ExperimentGroups, OwnFiles, OwnGroups
+from shardwriter.files.layout import (
     MASTER,
     UNITS,
     listed_episodes,
     unfinished_episodes,
     unfinished_text,
 )
-from shardwriter.live import LiveExperiment
-from shardwriter.live_episode import LiveEpisode
-from shardwriter.master_index import master_of, open_index, recording_of
+from shardwriter.files.quick_columns import QuickColumns
+from shardwriter.files.units import Units
+from shardwriter.files.untrusted import file_of, readable
+from shardwriter.interop.pandas import index_to_dataframe
 from shardwriter.notebook import facts_html, index_html, status_text
-from shardwriter.quick_columns import QuickColumns
-from shardwriter.recorded_episode import RecordedEpisode
-from shardwriter.shard_episode import ShardEpisode
-from shardwriter.shard_files import ShardFiles
-from shardwriter.units import Units
-from shardwriter.untrusted import file_of, readable
-from shardwriter.window_reader import WindowReader
-from shardwriter.windows import WindowOrder, Windows, window_counts, windows
+from shardwriter.reading.across import concatenated
+from shardwriter.reading.live import LiveExperiment
+from shardwriter.reading.live_episode import LiveEpisode
+from shardwriter.reading.master_index import master_of, open_index, recording_of
+from shardwriter.reading.recorded_episode import RecordedEpisode
+from shardwriter.reading.shard_episode import ShardEpisode
+from shardwriter.reading.shard_files import ShardFiles
+from shardwriter.reading.window_reader import WindowReader
+from shardwriter.reading.windows import WindowOrder, Windows, window_counts, windows
 
 if TYPE_CHECKING:
     from pandas import DataFrame

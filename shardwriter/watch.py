@@ -13,10 +13,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from shardwriter.abandoned import owner
-from shardwriter.buffer import Buffer, TableSlots
 from shardwriter.errors import BufferDamaged, ExperimentNotFound, ranges
-from shardwriter.layout import (
+from shardwriter.files.buffer import Buffer, TableSlots
+from shardwriter.files.layout import (
     EVENTS,
     MASTER,
     SHARDS,
@@ -26,6 +25,7 @@ from shardwriter.layout import (
     unfinished_buffers,
     unfinished_episodes,
 )
+from shardwriter.recovery.abandoned import owner
 
 __all__ = ["RunningEpisode", "Snapshot", "Watcher", "is_over", "snapshot_text"]
 

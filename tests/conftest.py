@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shardwriter import innermost
+from shardwriter.recording import innermost
 
 SHARED_MEMORY = Path("/dev/shm")
 UNFINISHED = ("*.buffer", "*.part", "*.tmp", ".*")

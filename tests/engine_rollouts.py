@@ -16,7 +16,7 @@ from merging import content, shards_content
 
 from shardwriter import DataExporter, EpisodeResult, ExperimentLoader
 from shardwriter.demo.forager import rollout as forage
-from shardwriter.episode import Episode
+from shardwriter.recording.episode import Episode
 
 EPISODES = 200
 OPTIONS = {"seed": 3, "neural_sampling_rate": 5, "progress": False}

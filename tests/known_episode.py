@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from shardwriter import DataExporter, ExperimentLoader
-from shardwriter.episode import Episode
+from shardwriter.recording.episode import Episode
 
 Array = np.ndarray[Any, Any]
 Tables = dict[str, Any]  # "behavior/position" -> array, or list for text

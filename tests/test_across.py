@@ -9,8 +9,9 @@ import pytest
 from merging import copied, record, shard
 
 from merge import merge_experiments
-from shardwriter import ExperimentLoader, shard_files
+from shardwriter import ExperimentLoader
 from shardwriter.errors import ConfigError, EpisodeNotFound, FieldsDiffer, ShardMissing
+from shardwriter.reading import shard_files
 
 FIELDS = ("behavior/position", "behavior/timesteps")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shardwriter.buffer import Buffer
 from shardwriter.errors import BufferDamaged
-from shardwriter.schema import Column, Table
+from shardwriter.files.buffer import Buffer
+from shardwriter.files.schema import Column, Table
 
 pytestmark = pytest.mark.leaves_unfinished
 

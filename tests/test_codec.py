@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shardwriter.codec import Deflater, inflate, shuffle, unshuffle
+from shardwriter.files.codec import Deflater, inflate, shuffle, unshuffle
 
 RNG = np.random.default_rng(0)
 WALK = np.cumsum(RNG.standard_normal((4_000, 3)), 0)

@@ -15,8 +15,8 @@ import pytest
 from known_episode import KnownEpisode, assert_same, tables_by_loader
 
 from shardwriter import DataExporter, EpisodeResult, ExperimentLoader
-from shardwriter.episode import Episode
 from shardwriter.errors import ConfigError, EpisodesFailed, WorkerFailed
+from shardwriter.recording.episode import Episode
 
 
 def good(episode: Episode) -> dict[str, Any]:

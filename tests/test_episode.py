@@ -8,9 +8,9 @@ import pytest
 from known_episode import assert_same_tree, record
 
 from shardwriter import DataExporter, ExperimentLoader
-from shardwriter.episode import Episode
 from shardwriter.errors import EpisodeEnded, FieldError
-from shardwriter.recorded_episode import RecordedEpisode
+from shardwriter.reading.recorded_episode import RecordedEpisode
+from shardwriter.recording.episode import Episode
 
 
 def read(directory: Path, log: Any, **options: Any) -> RecordedEpisode:

@@ -25,9 +25,9 @@ from engine_rollouts import (
 )
 
 from shardwriter import EpisodeResult, ExperimentLoader
-from shardwriter.episode import Episode
 from shardwriter.errors import ConfigError, EpisodesFailed, ExecutorBroken, WorkerFailed
-from shardwriter.process import Identity
+from shardwriter.recording.episode import Episode
+from shardwriter.system.process import Identity
 
 
 def pool(method: str = "spawn", workers: int = 2, **options: Any) -> ProcessPoolExecutor:

@@ -14,11 +14,11 @@ import pytest
 from known_episode import assert_same_tree
 
 from shardwriter import DataExporter, ExperimentLoader
-from shardwriter.episode import Episode
 from shardwriter.errors import ConfigError, EpisodeEnded, WriterFailed
-from shardwriter.layout import temporary_path
-from shardwriter.process import Identity
+from shardwriter.files.layout import temporary_path
+from shardwriter.recording.episode import Episode
 from shardwriter.recovery import recover
+from shardwriter.system.process import Identity
 
 BAD_OPTIONS = [
     ("experiment_name", "", "a name without slashes"),
@@ -281,7 +281,7 @@ def test_an_interrupt_while_sealing_loses_nothing(
     tmp_path: Path, chunk_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C may come anywhere; ending an episode is where short ones spend their time."""
-    from shardwriter.shard import Shard
+    from shardwriter.files.shard import Shard
 
     write_digests = Shard.write_digests
     interrupts = iter([True, False])

@@ -16,7 +16,7 @@ from merge import merge_experiment
 from shardwriter import DataExporter, ExperimentLoader
 from shardwriter.config import RecorderConfig
 from shardwriter.errors import EpisodeExists, NoSpace
-from shardwriter.recorder import Recorder
+from shardwriter.recording.recorder import Recorder
 from shardwriter.recovery import exit_code, recover
 
 FILE_LIMIT = 400_000  # bytes: below the part's, above the buffer's size
@@ -39,7 +39,7 @@ def record(directory: Path, way: str, *, fault: str) -> list[str]:
         import numpy as np
         from shardwriter.config import RecorderConfig
         from shardwriter.errors import ShardWriterError
-        from shardwriter.recorder import Recorder
+        from shardwriter.recording.recorder import Recorder
         config = RecorderConfig(chunk_size=100, async_write={way == "async"}, n_async_workers=1)
         recorder = Recorder(Path({str(directory)!r}), config)
         noise = np.random.default_rng(0).random((20_000, 8))
@@ -124,7 +124,7 @@ def test_an_id_belongs_to_one_of_two_processes(directory: Path) -> None:
         from pathlib import Path
         from shardwriter.config import RecorderConfig
         from shardwriter.errors import EpisodeExists
-        from shardwriter.recorder import Recorder
+        from shardwriter.recording.recorder import Recorder
         with Recorder(Path(sys.argv[1]), RecorderConfig()) as recorder:
             for number in range(20):
                 try:

@@ -8,8 +8,8 @@ import pytest
 from known_episode import record
 
 from shardwriter import DataExporter, ExperimentLoader
-from shardwriter.episode import Episode
 from shardwriter.errors import FieldError
+from shardwriter.recording.episode import Episode
 
 pytestmark = pytest.mark.usefixtures("both_ways")
 

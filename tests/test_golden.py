@@ -13,7 +13,7 @@ from known_episode import (
 )
 
 from shardwriter import ExperimentLoader
-from shardwriter.layout import FORMAT_VERSION
+from shardwriter.files.layout import FORMAT_VERSION
 
 GOLDEN = Path(__file__).parent / "golden"
 VERSIONS = sorted(path.name.removeprefix("format_") for path in GOLDEN.glob("format_*"))

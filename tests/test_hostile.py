@@ -24,8 +24,8 @@ from shardwriter.errors import (
     ShardWriterError,
     TooLarge,
 )
-from shardwriter.shard_description import describe
-from shardwriter.untrusted import check_memory
+from shardwriter.files.shard_description import describe
+from shardwriter.files.untrusted import check_memory
 
 MASTER = "experiment_data.h5"
 TABLE = "episodes/episode_0001/behavior"

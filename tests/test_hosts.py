@@ -19,7 +19,7 @@ import pytest
 from merge import merge_experiment
 from shardwriter import DataExporter, ExperimentLoader
 from shardwriter.cli import main
-from shardwriter.layout import EpisodePaths
+from shardwriter.files.layout import EpisodePaths
 from shardwriter.recovery import missing
 
 SEPARATE = ["unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
@@ -45,7 +45,7 @@ def may_separate() -> bool:
 
 pytestmark = [
     pytest.mark.skipif(not may_separate(), reason="namespaces need root, and util-linux"),
-    pytest.mark.filterwarnings("ignore::shardwriter.file_systems.NetworkMappingWarning"),
+    pytest.mark.filterwarnings("ignore::shardwriter.system.file_systems.NetworkMappingWarning"),
 ]
 
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from known_episode import record, tables_by_loader
 
-from shardwriter import ExperimentLoader, innermost
-from shardwriter.episode import Episode
+from shardwriter import ExperimentLoader
 from shardwriter.errors import EpisodeEnded, FieldError
+from shardwriter.recording import innermost
+from shardwriter.recording.episode import Episode
 
 pytestmark = pytest.mark.skipif(
     innermost.compiled is None, reason="the package was built without a compiler"
@@ -75,7 +76,7 @@ def random_call(rng: np.random.Generator, timestep: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.filterwarnings("ignore::shardwriter.content_checks.NonFiniteWarning")
+@pytest.mark.filterwarnings("ignore::shardwriter.recording.content_checks.NonFiniteWarning")
 def test_both_ways_store_the_same(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

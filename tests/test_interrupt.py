@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from shardwriter import DataExporter, ExperimentLoader
-from shardwriter.episode import Episode
+from shardwriter.recording.episode import Episode
 
 LIMIT_S = 8.0  # 5 are promised; the machine that tests may be busy
 PATIENCE_S = 60.0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from shardwriter.errors import ShardDamaged
-from shardwriter.journal import Overlay, replay
+from shardwriter.files.journal import Overlay, replay
 
 OLD = bytes(range(200))
 
@@ -72,7 +72,7 @@ def test_a_journal_may_be_applied_any_number_of_times(
     with Overlay(file) as overlay:
         expected = changed(overlay)
         # Killed after publishing the journal, before applying it.
-        monkeypatch.setattr("shardwriter.journal.replay", lambda *_: None)
+        monkeypatch.setattr("shardwriter.files.journal.replay", lambda *_: None)
         overlay.commit(journal)
     assert file.read_bytes() == OLD
     saved = journal.read_bytes()
@@ -90,7 +90,7 @@ def test_a_damaged_journal_is_refused(
     journal = file.with_name("journal")
     with Overlay(file) as overlay:
         changed(overlay)
-        monkeypatch.setattr("shardwriter.journal.replay", lambda *_: None)
+        monkeypatch.setattr("shardwriter.files.journal.replay", lambda *_: None)
         overlay.commit(journal)
     data = bytearray(journal.read_bytes())
     if damage == "flipped":

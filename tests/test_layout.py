@@ -6,7 +6,7 @@ import pytest
 
 from merge.pack import pack, unpack
 from shardwriter import DataExporter, ExperimentLoader
-from shardwriter.layout import (
+from shardwriter.files.layout import (
     EpisodePaths,
     episode_group,
     listed_episodes,

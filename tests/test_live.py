@@ -14,10 +14,10 @@ import pytest
 from merge import merge_experiment
 from shardwriter import DataExporter, ExperimentLoader
 from shardwriter.config import RecorderConfig
-from shardwriter.episode import Episode
 from shardwriter.errors import EpisodeNotFound, EpisodeUnfinished, ExperimentNotFound
-from shardwriter.recorded_episode import RecordedEpisode
-from shardwriter.recorder import Recorder
+from shardwriter.reading.recorded_episode import RecordedEpisode
+from shardwriter.recording.episode import Episode
+from shardwriter.recording.recorder import Recorder
 from shardwriter.recovery import recover
 
 
@@ -219,7 +219,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from test_live import config, log
-from shardwriter.recorder import Recorder
+from shardwriter.recording.recorder import Recorder
 recorder = Recorder(Path(sys.argv[1]), config())
 log(recorder.start_episode(), 0, 77)
 print("logged", flush=True)

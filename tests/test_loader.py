@@ -23,7 +23,7 @@ from shardwriter.errors import (
     ShardMissing,
     ShardWriterError,
 )
-from shardwriter.recorded_episode import RecordedEpisode
+from shardwriter.reading.recorded_episode import RecordedEpisode
 
 KNOWN = KnownEpisode(2, steps=300)
 

@@ -12,8 +12,8 @@ from merge import symbol_table
 from merge.encoding import AttributeTooLarge, Encoder
 from merge.master_file import MasterWriter, link_episodes, open_master
 from merge.plan import plan
-from shardwriter.shard_description import describe
-from shardwriter.structure import Structure, Unfamiliar
+from shardwriter.files.shard_description import describe
+from shardwriter.files.structure import Structure, Unfamiliar
 
 
 @pytest.fixture(scope="module")

@@ -100,7 +100,7 @@ FORBIDDEN = """
     shards.chmod(0o700)
 """
 KILLED = """
-    from shardwriter import writer_process
+    from shardwriter.recording import writer_process
 
     # Every replacement dies as it starts, before it can acknowledge anything.
     (folder / 'dying.py').write_text('import os\\ndef serve(parent): os.kill(os.getpid(), 9)')

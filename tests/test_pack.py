@@ -11,7 +11,6 @@ from merging import copied, master_content, record, shard, shards_content, stamp
 from merge import MergeOptions, merge_experiments, pack, pack_shards, relink, unpack, verify
 from shardwriter import DataExporter, ExperimentLoader
 from shardwriter.cli import main
-from shardwriter.episode import Episode
 from shardwriter.errors import (
     ConfigError,
     EpisodeExists,
@@ -20,6 +19,7 @@ from shardwriter.errors import (
     ShardsNotFound,
     TooManyShards,
 )
+from shardwriter.recording.episode import Episode
 from shardwriter.recovery import missing, recover
 
 MASTER = "experiment_data.h5"

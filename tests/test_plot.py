@@ -203,7 +203,9 @@ def test_static_data_of_another_meaning_is_ignored(tmp_path, populations):
 
 
 @pytest.mark.parametrize("potential", [np.nan, -65.0, np.inf])
-@pytest.mark.filterwarnings("ignore::shardwriter.content_checks.NonFiniteWarning")  # on purpose
+@pytest.mark.filterwarnings(
+    "ignore::shardwriter.recording.content_checks.NonFiniteWarning"
+)  # on purpose
 def test_potentials_without_a_range_are_drawn(tmp_path, potential):
     def log(episode, t, _):
         episode.log_timestep(t, neural_state={"v": np.full(3, potential)})

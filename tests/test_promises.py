@@ -21,9 +21,9 @@ from known_episode import Array, assert_same, known, record, record_singly, tabl
 
 from shardwriter import DataExporter, ExperimentLoader, quick_load
 from shardwriter.cli import main
-from shardwriter.content_checks import NonFiniteWarning
-from shardwriter.episode import Episode
 from shardwriter.errors import ConfigError, EpisodeEnded, FieldError
+from shardwriter.recording.content_checks import NonFiniteWarning
+from shardwriter.recording.episode import Episode
 
 QUIET: dict[str, Any] = {"progress": False, "seed": 5}
 RNG = np.random.default_rng(0)
@@ -626,7 +626,7 @@ def test_spikes_come_in_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def count_chunks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Note the chunks that are decoded from now on."""
-    from shardwriter import column_reader
+    from shardwriter.files import column_reader
 
     read = []
     original = column_reader._Column._place

@@ -10,7 +10,7 @@ import pytest
 from h5py import h5f
 
 from shardwriter import DataExporter, ExperimentLoader
-from shardwriter.published import published_file
+from shardwriter.files.published import published_file
 
 
 class WithoutLocks:

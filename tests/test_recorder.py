@@ -14,9 +14,9 @@ import pytest
 from known_episode import KnownEpisode, assert_same, tables_by_loader
 
 from shardwriter import DataExporter, ExperimentLoader, Recorder
-from shardwriter.episode import Episode
 from shardwriter.errors import ConfigError, EpisodeExists
-from shardwriter.recorder import episode_seed
+from shardwriter.recording.episode import Episode
+from shardwriter.recording.recorder import episode_seed
 
 SPAWN = multiprocessing.get_context("spawn")
 

@@ -13,15 +13,15 @@ import pytest
 
 from merge import merge_experiment
 from shardwriter import ExperimentLoader
-from shardwriter.buffer import Buffer
 from shardwriter.cli import main
 from shardwriter.config import RecorderConfig
 from shardwriter.errors import ConfigError, EpisodeNotFound, ExperimentNotFound
-from shardwriter.layout import EpisodePaths, buffer_name
+from shardwriter.files.buffer import Buffer
+from shardwriter.files.layout import EpisodePaths, buffer_name
 from shardwriter.loader import ShardWarning
-from shardwriter.process import Identity
-from shardwriter.recorder import Recorder
+from shardwriter.recording.recorder import Recorder
 from shardwriter.recovery import exit_code, missing, recover
+from shardwriter.system.process import Identity
 
 CHUNK = 100
 
@@ -38,7 +38,7 @@ def record_and_die(directory: Path, rows: int, *, options: str = "", after: str 
         import os, signal
         from pathlib import Path
         from shardwriter.config import RecorderConfig
-        from shardwriter.recorder import Recorder
+        from shardwriter.recording.recorder import Recorder
         recorder = Recorder(Path({str(directory)!r}), RecorderConfig(chunk_size={CHUNK}, {options}))
         episode = recorder.start_episode(0)
         for i in range({rows}):
@@ -115,7 +115,7 @@ def test_a_buffer_that_is_just_being_created_is_left_alone(
         if instant == "buffer created":
             seen.extend(recover(directory))
 
-    monkeypatch.setattr("shardwriter.instants._actions", [look])
+    monkeypatch.setattr("shardwriter.system.instants._actions", [look])
     with Recorder(directory, RecorderConfig()) as recorder:
         episode = recorder.start_episode(0)
         episode.log_timestep(0, behavior={"x": 1.0})

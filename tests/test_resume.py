@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from shardwriter import DataExporter, ExperimentLoader
-from shardwriter.episode import Episode
 from shardwriter.errors import ConfigError, ExperimentNotFound
+from shardwriter.recording.episode import Episode
 
 ENDS_WITHIN_S = 30.0  # generous: the machine may be busy
 

@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 
 from merge import merge_experiment
-from shardwriter import DataExporter, ExperimentLoader, file_systems, publication
+from shardwriter import DataExporter, ExperimentLoader
 from shardwriter.config import RecorderConfig
 from shardwriter.errors import ConfigError, EpisodeExists, ShardDamaged
-from shardwriter.file_systems import NetworkMappingWarning, default_buffer_directory
-from shardwriter.layout import EpisodePaths
-from shardwriter.recorder import Recorder
+from shardwriter.files import publication
+from shardwriter.files.layout import EpisodePaths
+from shardwriter.recording.recorder import Recorder
 from shardwriter.recovery import exit_code, missing, recover
+from shardwriter.system import file_systems
+from shardwriter.system.file_systems import NetworkMappingWarning, default_buffer_directory
 
 CHUNK = 100
 
@@ -44,9 +46,9 @@ def die(directory: Path, scratch: Path, rows: int, *, instant: str = "") -> None
     script = f"""
         import os, signal
         from pathlib import Path
-        from shardwriter import instants
+        from shardwriter.system import instants
         from shardwriter.config import RecorderConfig
-        from shardwriter.recorder import Recorder
+        from shardwriter.recording.recorder import Recorder
         scratch = Path({str(scratch)!r})
         config = RecorderConfig(chunk_size={CHUNK}, scratch_dir=scratch)
         recorder = Recorder(Path({str(directory)!r}), config)

@@ -10,12 +10,12 @@ import pytest
 from merging import record, shard
 
 from shardwriter import DataExporter
-from shardwriter.chunk_index import chunks_of
 from shardwriter.errors import ShardDamaged
-from shardwriter.lookup3 import lookup3, lookup3_of_many
-from shardwriter.quick_description import describe_several
-from shardwriter.shard_description import describe
-from shardwriter.structure import Structure, Unfamiliar, are_sound
+from shardwriter.files.chunk_index import chunks_of
+from shardwriter.files.lookup3 import lookup3, lookup3_of_many
+from shardwriter.files.quick_description import describe_several
+from shardwriter.files.shard_description import describe
+from shardwriter.files.structure import Structure, Unfamiliar, are_sound
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def forbidden(path: Path) -> None:
 def test_a_description_is_what_hdf5_says(experiment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [shard(experiment, i) for i in range(3)]
     expected = [describe(path) for path in paths]
-    monkeypatch.setattr("shardwriter.quick_description.describe", forbidden)
+    monkeypatch.setattr("shardwriter.files.quick_description.describe", forbidden)
     assert repr(describe_several(paths)) == repr(expected)
 
 
@@ -45,7 +45,7 @@ def test_many_columns_and_attributes_lie_elsewhere_in_the_file(
     path = shard(exporter.output_dir, 0)
     expected = describe(path)
     assert len(expected[0].tables["behavior"].columns) == 31
-    monkeypatch.setattr("shardwriter.quick_description.describe", forbidden)
+    monkeypatch.setattr("shardwriter.files.quick_description.describe", forbidden)
     assert repr(describe_several([path])) == repr([expected])
     with h5py.File(exporter.output_dir / "experiment_data.h5") as master:
         assert list(master["episodes/episode_0000/behavior"]) == sorted(

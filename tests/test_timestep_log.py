@@ -8,9 +8,9 @@ import pytest
 from known_episode import KnownEpisode, assert_same, record, tables_by_loader
 
 from shardwriter import DataExporter, ExperimentLoader
-from shardwriter.episode import Episode
 from shardwriter.errors import FieldError
-from shardwriter.recorded_episode import RecordedEpisode
+from shardwriter.reading.recorded_episode import RecordedEpisode
+from shardwriter.recording.episode import Episode
 
 pytestmark = pytest.mark.usefixtures("both_ways")
 

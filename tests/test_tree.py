@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from known_episode import assert_same_tree
 
-from shardwriter.groups import read_tree, write_tree
-from shardwriter.tree import TreeError, build, flatten, pack, unpack
+from shardwriter.files.groups import read_tree, write_tree
+from shardwriter.files.tree import TreeError, build, flatten, pack, unpack
 
 VALUES = [
     {},

@@ -9,7 +9,7 @@ import pytest
 from merge import merge_experiments, pack
 from shardwriter import DataExporter, ExperimentLoader
 from shardwriter.errors import ConfigError, FormatError
-from shardwriter.units import Units
+from shardwriter.files.units import Units
 
 UNITS = {"membrane_potential": "mV", "behavior/position": "m", "reward": "J", "weight": "nS"}
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shardwriter.values import TEXT_BYTES, ValueProblem, as_array, as_timestep
+from shardwriter.recording.values import TEXT_BYTES, ValueProblem, as_array, as_timestep
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from shardwriter import DataExporter, ExperimentLoader, Recorder
-from shardwriter.batch import EpisodeBatch
 from shardwriter.errors import ConfigError, EpisodeEnded, EpisodeExists, FieldError
+from shardwriter.recording.batch import EpisodeBatch
 
 N, NEURONS, STEPS = 5, 12, 60
 

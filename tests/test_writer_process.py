@@ -8,11 +8,11 @@ import pytest
 from known_episode import KnownEpisode, assert_same, tables_by_loader
 
 from shardwriter import DataExporter, ExperimentLoader
-from shardwriter.buffer import Buffer
 from shardwriter.errors import EpisodeBusy, WriterFailed
-from shardwriter.layout import EpisodePaths
-from shardwriter.process import Identity
-from shardwriter.writer import EpisodeWriter
+from shardwriter.files.buffer import Buffer
+from shardwriter.files.layout import EpisodePaths
+from shardwriter.recording.writer import EpisodeWriter
+from shardwriter.system.process import Identity
 
 
 def kill_writers() -> int:
@@ -20,7 +20,7 @@ def kill_writers() -> int:
     writers = [
         child
         for child in psutil.Process().children()
-        if "shardwriter.writer_server" in " ".join(child.cmdline())
+        if "shardwriter.recording.writer_server" in " ".join(child.cmdline())
     ]
     for writer in writers:
         writer.kill()

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TypeAlias
 
-from shardwriter.layout import unfinished_text
+from shardwriter.files.layout import unfinished_text
 
 __all__ = [
     "Parser",

@@ -60,7 +60,7 @@ shardwriter merge run_a run_b --renumber -o both.h5
 def _merge(options: argparse.Namespace) -> int:
     from merge import MergeOptions, merge_experiments
     from merge.report import report_text
-    from shardwriter.layout import unfinished_episodes
+    from shardwriter.files.layout import unfinished_episodes
 
     chosen = MergeOptions(
         expected=options.expected,

@@ -19,8 +19,8 @@ from shardwriter.demo.plasticity import PlasticityConfig
 from shardwriter.demo.world import ArenaConfig
 from shardwriter.errors import MissingDependency
 from shardwriter.exporter import DataExporter
+from shardwriter.files.layout import MASTER
 from shardwriter.info import experiment_info
-from shardwriter.layout import MASTER
 from shardwriter.loader import ExperimentLoader
 from shardwriter.plot import plot_episode
 

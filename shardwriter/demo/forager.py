@@ -12,7 +12,7 @@ import numpy as np
 from shardwriter.demo.network import MOTOR, POPULATIONS, SENSORY, Circuit, Neurons
 from shardwriter.demo.plasticity import Change, Dopamine, Plasticity, PlasticityConfig
 from shardwriter.demo.world import Arena, ArenaConfig, Meal
-from shardwriter.episode import Episode
+from shardwriter.recording.episode import Episode
 
 __all__ = ["DT_S", "UNITS", "BodyConfig", "Forager", "rollout"]
 

@@ -13,7 +13,7 @@ from shardwriter.demo.network import POPULATIONS, SENSORY
 from shardwriter.demo.world import ArenaConfig, random_walk
 from shardwriter.loader import ExperimentLoader
 from shardwriter.plot import PALETTE, STYLE, require_matplotlib
-from shardwriter.recorded_episode import RecordedEpisode
+from shardwriter.reading.recorded_episode import RecordedEpisode
 
 __all__ = ["final_weights", "initial_weights", "mean_walk", "plot_learning"]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from shardwriter.engines.outcome import has_begun, sealed_result
 from shardwriter.engines.result import EpisodeResult, Report
-from shardwriter.layout import EpisodePaths
-from shardwriter.packed import packed_episodes
+from shardwriter.files.layout import EpisodePaths
+from shardwriter.files.packed import packed_episodes
 from shardwriter.recovery import recover_episode
 
 __all__ = ["Attempts"]

@@ -18,8 +18,8 @@ from shardwriter.engines.result import EpisodeResult, Report
 from shardwriter.engines.task import let_go, run_task, write_setup
 from shardwriter.engines.worker import Rollout
 from shardwriter.errors import EpisodeExists, ExecutorBroken, ShardWriterError, WorkerFailed
-from shardwriter.layout import EpisodePaths
-from shardwriter.recorder import Recorder
+from shardwriter.files.layout import EpisodePaths
+from shardwriter.recording.recorder import Recorder
 
 __all__ = ["ExecutorEngine", "ExecutorSource"]
 

@@ -15,10 +15,10 @@ from shardwriter.engines.outcome import recovered_result
 from shardwriter.engines.result import EpisodeResult, Report
 from shardwriter.engines.worker import Rollout, packed, worker_config
 from shardwriter.errors import ShardWriterError, WorkerFailed
-from shardwriter.layout import EpisodePaths
-from shardwriter.performance import Collected
-from shardwriter.process import Child
-from shardwriter.recorder import Recorder
+from shardwriter.files.layout import EpisodePaths
+from shardwriter.recording.performance import Collected
+from shardwriter.recording.recorder import Recorder
+from shardwriter.system.process import Child
 
 __all__ = ["MOST_FALSE_STARTS", "LocalEngine"]
 

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 from shardwriter.engines.result import EpisodeResult
-from shardwriter.groups import read_attributes, read_tree
-from shardwriter.layout import SUMMARY, EpisodePaths, episode_group
-from shardwriter.published import published_file
+from shardwriter.files.groups import read_attributes, read_tree
+from shardwriter.files.layout import SUMMARY, EpisodePaths, episode_group
+from shardwriter.files.published import published_file
 from shardwriter.recovery import RecoveredEpisode, recover_episode
 
 __all__ = ["has_begun", "recovered_result", "sealed_result"]

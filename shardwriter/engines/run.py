@@ -14,10 +14,10 @@ from shardwriter.engines.executors import ExecutorEngine, ExecutorSource
 from shardwriter.engines.local import LocalEngine
 from shardwriter.engines.result import EpisodeResult, Report
 from shardwriter.engines.task import sweep_setups
-from shardwriter.episode import Episode
 from shardwriter.errors import ConfigError, EpisodesFailed
 from shardwriter.progress import Bar, progress_bar
-from shardwriter.recorder import Recorder, checked_id
+from shardwriter.recording.episode import Episode
+from shardwriter.recording.recorder import Recorder, checked_id
 
 __all__ = ["run_episodes"]
 

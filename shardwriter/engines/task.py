@@ -26,10 +26,10 @@ from shardwriter.engines.worker import (
     worker_config,
 )
 from shardwriter.errors import ConfigError, WriterFailed
-from shardwriter.layout import EpisodePaths, setup_owners, setup_path
-from shardwriter.performance import Collected
-from shardwriter.process import Identity
-from shardwriter.recorder import Recorder
+from shardwriter.files.layout import EpisodePaths, setup_owners, setup_path
+from shardwriter.recording.performance import Collected
+from shardwriter.recording.recorder import Recorder
+from shardwriter.system.process import Identity
 
 __all__ = ["let_go", "run_task", "sweep_setups", "write_setup"]
 

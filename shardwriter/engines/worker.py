@@ -17,10 +17,10 @@ import cloudpickle
 
 from shardwriter.config import RecorderConfig
 from shardwriter.engines.result import EpisodeResult
-from shardwriter.episode import Episode
 from shardwriter.errors import ConfigError, ShardWriterError, WriterFailed
-from shardwriter.process import Parent
-from shardwriter.recorder import Recorder
+from shardwriter.recording.episode import Episode
+from shardwriter.recording.recorder import Recorder
+from shardwriter.system.process import Parent
 
 __all__ = ["Rollout", "packed", "record", "serve", "settled", "unpacked", "worker_config"]
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from shardwriter.episode import Episode
 from shardwriter.errors import MissingDependency
 from shardwriter.exporter import DataExporter
 from shardwriter.interop.spaces import check_space, fields_of, space_to_json
+from shardwriter.recording.episode import Episode
 
 try:
     import gymnasium

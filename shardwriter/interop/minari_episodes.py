@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from shardwriter.errors import ConfigError, FieldsDiffer, MissingDependency, ranges
+from shardwriter.files.layout import BEHAVIOR, REWARDS, TIMESTEPS
 from shardwriter.interop.spaces import (
     Form,
     field_names,
@@ -17,9 +18,8 @@ from shardwriter.interop.spaces import (
     space_from_json,
     value_of,
 )
-from shardwriter.layout import BEHAVIOR, REWARDS, TIMESTEPS
 from shardwriter.loader import ExperimentLoader
-from shardwriter.recorded_episode import RecordedEpisode
+from shardwriter.reading.recorded_episode import RecordedEpisode
 
 try:
     from minari.data_collector import EpisodeBuffer

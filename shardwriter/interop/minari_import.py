@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from shardwriter.episode import Episode
 from shardwriter.errors import ExperimentNotFound, MissingDependency
 from shardwriter.exporter import DataExporter
 from shardwriter.interop.spaces import check_space, rows_of, space_to_json
 from shardwriter.progress import progress_bar
+from shardwriter.recording.episode import Episode
 
 try:
     import minari

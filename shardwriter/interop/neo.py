@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shardwriter.compression import optional
+from shardwriter.files.compression import optional
+from shardwriter.files.layout import BEHAVIOR, NEURAL_STATES, REWARDS, TIMESTEPS
+from shardwriter.files.units import Units
 from shardwriter.interop.recorded import Columns, Recorded, seconds_per_timestep
-from shardwriter.layout import BEHAVIOR, NEURAL_STATES, REWARDS, TIMESTEPS
-from shardwriter.units import Units
 
 if TYPE_CHECKING:
     from neo import Block

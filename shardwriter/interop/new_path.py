@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from shardwriter.errors import ConfigError
-from shardwriter.publication import publish
+from shardwriter.files.publication import publish
 
 __all__ = ["new_path"]
 

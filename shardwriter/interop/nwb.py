@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from shardwriter import __version__
 from shardwriter.errors import MissingDependency
+from shardwriter.files.layout import BEHAVIOR, EVENTS, NEURAL_STATES, REWARDS, SPIKES, TIMESTEPS
 from shardwriter.interop.new_path import new_path
 from shardwriter.interop.spike_order import SpikeOrder
 from shardwriter.interop.timeline import Field, Timeline
-from shardwriter.layout import BEHAVIOR, EVENTS, NEURAL_STATES, REWARDS, SPIKES, TIMESTEPS
 from shardwriter.loader import ExperimentLoader
 
 try:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shardwriter.compression import optional
+from shardwriter.files.compression import optional
 
 if TYPE_CHECKING:
     from pandas import DataFrame

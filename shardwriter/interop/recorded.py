@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from shardwriter.errors import ConfigError
-from shardwriter.units import Units
+from shardwriter.files.units import Units
 
 __all__ = ["Columns", "Recorded", "seconds_per_timestep"]
 

@@ -15,13 +15,13 @@ import h5py
 import numpy as np
 
 from shardwriter.errors import ConfigError
+from shardwriter.files.layout import NEURAL_STATES, TIMESTEPS
+from shardwriter.files.units import Units
 from shardwriter.interop.new_path import new_path
 from shardwriter.interop.recorded import seconds_per_timestep
 from shardwriter.interop.timeline import Field, Timeline
-from shardwriter.layout import NEURAL_STATES, TIMESTEPS
 from shardwriter.loader import ExperimentLoader
 from shardwriter.progress import progress_bar
-from shardwriter.units import Units
 
 __all__ = ["SonataReport", "export_sonata"]
 

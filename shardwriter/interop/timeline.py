@@ -13,12 +13,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from shardwriter.column_reader import read_rows
 from shardwriter.errors import ConfigError, EpisodeNotFound, FieldsDiffer
+from shardwriter.files.column_reader import read_rows
+from shardwriter.files.layout import EVENTS, SPIKES, TABLES, TIMESTEPS
+from shardwriter.files.untrusted import check_column, check_path, file_of, readable
 from shardwriter.interop.recorded import seconds_per_timestep
-from shardwriter.layout import EVENTS, SPIKES, TABLES, TIMESTEPS
 from shardwriter.loader import ExperimentLoader
-from shardwriter.untrusted import check_column, check_path, file_of, readable
 
 __all__ = ["Field", "Stretch", "Timeline"]
 

@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from shardwriter.column_reader import read_rows
-from shardwriter.compression import optional
-from shardwriter.interop.recorded import Columns, Recorded
-from shardwriter.layout import (
+from shardwriter.files.column_reader import read_rows
+from shardwriter.files.compression import optional
+from shardwriter.files.layout import (
     BEHAVIOR,
     EVENTS,
     NEURAL_STATES,
@@ -17,8 +16,9 @@ from shardwriter.layout import (
     TIMESTEPS,
     WEIGHT_CHANGES,
 )
-from shardwriter.units import Units
-from shardwriter.untrusted import check_column, file_of, open_child
+from shardwriter.files.units import Units
+from shardwriter.files.untrusted import check_column, file_of, open_child
+from shardwriter.interop.recorded import Columns, Recorded
 
 if TYPE_CHECKING:
     from xarray import DataTree

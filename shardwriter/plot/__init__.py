@@ -19,7 +19,7 @@ from shardwriter.plot.overview import draw_overview
 from shardwriter.plot.panels import draw
 from shardwriter.plot.recording import read_recording
 from shardwriter.plot.style import PALETTE, STYLE, require_matplotlib
-from shardwriter.recorded_episode import RecordedEpisode
+from shardwriter.reading.recorded_episode import RecordedEpisode
 
 _SUFFIXES = (".png", ".pdf", ".svg")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from shardwriter.layout import BEHAVIOR, NEURAL_STATES, REWARDS, WEIGHT_CHANGES
+from shardwriter.files.layout import BEHAVIOR, NEURAL_STATES, REWARDS, WEIGHT_CHANGES
 from shardwriter.plot.recording import Recording
 from shardwriter.plot.style import PALETTE
 

@@ -11,11 +11,18 @@ from typing import Any
 import numpy as np
 
 from shardwriter.errors import ConfigError
-from shardwriter.layout import BEHAVIOR, NEURAL_STATES, REWARDS, SPIKES, TIMESTEPS, WEIGHT_CHANGES
+from shardwriter.files.layout import (
+    BEHAVIOR,
+    NEURAL_STATES,
+    REWARDS,
+    SPIKES,
+    TIMESTEPS,
+    WEIGHT_CHANGES,
+)
+from shardwriter.files.units import Units
 from shardwriter.plot.style import PALETTE
-from shardwriter.recorded_episode import RecordedEpisode
-from shardwriter.spikes import SpikeTrain
-from shardwriter.units import Units
+from shardwriter.reading.recorded_episode import RecordedEpisode
+from shardwriter.reading.spikes import SpikeTrain
 
 __all__ = ["Recording", "read_recording"]
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from shardwriter.layout import BEHAVIOR, NEURAL_STATES, REWARDS, TIMESTEPS
+from shardwriter.files.layout import BEHAVIOR, NEURAL_STATES, REWARDS, TIMESTEPS
 from shardwriter.plot.recording import Recording, read_recording
 from shardwriter.plot.style import PALETTE
-from shardwriter.recorded_episode import RecordedEpisode
+from shardwriter.reading.recorded_episode import RecordedEpisode
 
 __all__ = ["drawing"]
 

@@ -13,18 +13,18 @@ import numpy as np
 from merge import verify
 from shardwriter import __version__
 from shardwriter.errors import ShardWriterError, ranges
+from shardwriter.files.layout import unfinished_episodes
 from shardwriter.info import (
     add_fields,
     field_kind,
     ratio_text,
     size_text,
 )
-from shardwriter.layout import unfinished_episodes
 from shardwriter.loader import ExperimentLoader
 from shardwriter.notebook import status_text
-from shardwriter.performance import performance_text
 from shardwriter.progress import progress_bar
-from shardwriter.recorded_episode import RecordedEpisode
+from shardwriter.reading.recorded_episode import RecordedEpisode
+from shardwriter.recording.performance import performance_text
 from shardwriter.report.columns import episode_columns
 from shardwriter.report.drawing import drawing
 

@@ -15,8 +15,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-import shardwriter.process
-from shardwriter.instants import install
+import shardwriter.system.process
+from shardwriter.system.instants import install
 
 _IDLE = 4  # two workers, and two that take the place of dead ones
 _IDLE_OF_WORKER = 2
@@ -30,7 +30,7 @@ def fork(role: str, plan: dict | None, log: Path, run: Callable[[], None]) -> in
     if pid == 0:
         os.setsid()
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
-        shardwriter.process.subprocess = _Starter(plan, _IDLE)
+        shardwriter.system.process.subprocess = _Starter(plan, _IDLE)
         _become(role, plan, run)
     return pid
 
@@ -92,7 +92,7 @@ def _wait_for_work(link: socket.socket, plan: dict | None) -> None:
         os._exit(0)
     link.close()
     work = json.loads(data)
-    shardwriter.process.subprocess = _Starter(plan, _IDLE_OF_WORKER)
+    shardwriter.system.process.subprocess = _Starter(plan, _IDLE_OF_WORKER)
     if fds[0] != work["fd"]:
         os.dup2(fds[0], work["fd"], inheritable=False)
         os.close(fds[0])
@@ -102,7 +102,7 @@ def _wait_for_work(link: socket.socket, plan: dict | None) -> None:
 
 
 class _Forked:
-    """The part of ``subprocess.Popen`` that ``shardwriter.process`` uses."""
+    """The part of ``subprocess.Popen`` that ``shardwriter.system.process`` uses."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid

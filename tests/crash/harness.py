@@ -22,10 +22,10 @@ from crash.recording import record
 from tqdm import tqdm
 
 import shardwriter.engines.worker
-import shardwriter.writer_server  # noqa: F401  (imported before the first fork)
+import shardwriter.recording.writer_server  # noqa: F401  (imported before the first fork)
 from merge import merge_experiment
-from shardwriter.instants import INSTANTS
 from shardwriter.recovery import exit_code, recover
+from shardwriter.system.instants import INSTANTS
 
 # Its own lock is shared by the forked processes: a killed one would keep it for ever.
 tqdm.set_lock(threading.RLock())

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from shardwriter import ExperimentLoader
-from shardwriter.episode import Episode
-from shardwriter.recorded_episode import RecordedEpisode
+from shardwriter.reading.recorded_episode import RecordedEpisode
+from shardwriter.recording.episode import Episode
 
 Array = np.ndarray[Any, Any]
 

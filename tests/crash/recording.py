@@ -7,7 +7,7 @@ from crash.known import Log
 
 from shardwriter.config import RecorderConfig
 from shardwriter.engines.local import LocalEngine
-from shardwriter.recorder import Recorder
+from shardwriter.recording.recorder import Recorder
 
 
 def record(trial: dict) -> None:

@@ -15,7 +15,7 @@ sys.path.insert(0, str(HERE.parent))
 from known_episode import KnownEpisode  # noqa: E402  (needs the path above)
 
 from shardwriter import DataExporter  # noqa: E402  (needs the path above)
-from shardwriter.layout import FORMAT_VERSION  # noqa: E402  (needs the path above)
+from shardwriter.files.layout import FORMAT_VERSION  # noqa: E402  (needs the path above)
 
 
 def main() -> None:

@@ -13,8 +13,8 @@ import pytest
 from jax.experimental import io_callback
 
 from shardwriter import DataExporter, ExperimentLoader
-from shardwriter.episode import Episode
-from shardwriter.recorded_episode import RecordedEpisode
+from shardwriter.reading.recorded_episode import RecordedEpisode
+from shardwriter.recording.episode import Episode
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

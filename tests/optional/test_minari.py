@@ -20,7 +20,7 @@ from shardwriter.errors import ConfigError, ExperimentNotFound, FieldsDiffer
 from shardwriter.interop.minari import export_minari, import_minari
 from shardwriter.interop.minari_episodes import Episodes
 from shardwriter.interop.spaces import space_from_json, space_to_json
-from shardwriter.recorded_episode import RecordedEpisode
+from shardwriter.reading.recorded_episode import RecordedEpisode
 
 
 class Everything(gymnasium.Env):

@@ -12,7 +12,7 @@ from engine_rollouts import Enough, check_stream, check_survives, exporter_in, l
 
 from shardwriter import EpisodeResult
 from shardwriter.engines import RayExecutor
-from shardwriter.episode import Episode
+from shardwriter.recording.episode import Episode
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,138 @@
+"""Where a dataset's chunks are in the file, read from its bytes.
+
+Source: HDF5 File Format Specification 3.0, VII. Invariant: as in ``structure``; an index of
+another kind than those that shards have raises ``Unfamiliar``.
+"""
+
+import struct
+from collections.abc import Iterator
+from typing import TypeAlias
+
+from shardwriter.files.structure import StoredDataset, Structure, Unfamiliar
+
+__all__ = ["StoredChunk", "chunks_of", "most_chunks"]
+
+StoredChunk: TypeAlias = tuple[int, int, int]  # address, bytes, mask of filters that it skips
+
+_SINGLE, _EXTENSIBLE = 1, 4
+_SINGLE_FILTERED = 2  # among the layout's flags
+_NOWHERE = 2**64 - 1
+_MOST_CHUNKS = 1 << 20
+
+
+def chunks_of(structure: Structure, dataset: StoredDataset, count: int) -> list[StoredChunk | None]:
+    """Return a dataset's first chunks, in order along its first axis; None: never written."""
+    if count > _MOST_CHUNKS:
+        raise Unfamiliar
+    if dataset.address < 0:
+        return [None] * count
+    kind = dataset.index[1:2]
+    size = dataset.dtype.itemsize if dataset.dtype else 16
+    for length in dataset.chunk:
+        size *= length
+    if kind == bytes([_SINGLE]) and count == 1:
+        if dataset.index[0] & _SINGLE_FILTERED:
+            size, mask = struct.unpack("<QI", dataset.index[2:14])
+            return [(dataset.address, size, mask)]
+        return [(dataset.address, size, 0)]
+    if kind != bytes([_EXTENSIBLE]):
+        raise Unfamiliar
+    array = _ExtensibleArray(structure, dataset.address)
+    return [array.chunk(element, size) for element in array.elements(count)]
+
+
+def most_chunks(structure: Structure, dataset: StoredDataset) -> int:
+    """Return how many chunks of a dataset have been written at most."""
+    if dataset.address < 0:
+        return 0
+    if dataset.index[1:2] != bytes([_EXTENSIBLE]):
+        raise Unfamiliar
+    return _ExtensibleArray(structure, dataset.address).used
+
+
+class _ExtensibleArray:
+    """HDF5's index of chunks along one axis that can grow."""
+
+    def __init__(self, structure: Structure, address: int) -> None:
+        self._structure = structure
+        head = structure.read(address, 72)
+        if head[:5] != b"EAHD\0":
+            raise Unfamiliar
+        structure.checksummed.append(head)
+        self._is_filtered = head[5] == 1
+        self._width, bits, self._inline, self._least, self._pointers, self._page_bits = head[6:12]
+        self.used: int
+        self.used, _, self._index = struct.unpack_from("<QQQ", head, 44)
+        self._offset_bytes = -(-bits // 8)
+        self._supers = 1 + bits - (self._least.bit_length() - 1)
+        if self._width not in range(8, 21) or not (self._least and self._pointers):
+            raise Unfamiliar
+
+    def chunk(self, element: bytes, size: int) -> StoredChunk | None:
+        """Return what an element of the array says."""
+        address = int.from_bytes(element[:8], "little")
+        if address == _NOWHERE:
+            return None
+        if not self._is_filtered:
+            return address, size, 0
+        stored = int.from_bytes(element[8:-4], "little")
+        return address, stored, int.from_bytes(element[-4:], "little")
+
+    def elements(self, count: int) -> list[bytes]:
+        """Return the first elements; those that were never set are nowhere."""
+        nowhere = b"\xff" * self._width
+        found: list[bytes] = []
+        if self._index != _NOWHERE:
+            for elements in self._blocks():
+                found += elements
+                if len(found) >= count:
+                    break
+        return (found + [nowhere] * (count - len(found)))[:count]
+
+    def _blocks(self) -> Iterator[list[bytes]]:
+        """Yield the elements of the index block, then of one data block after the other."""
+        direct = 2 * (self._pointers - 1)
+        first_super = 2 * (self._pointers.bit_length() - 1)
+        pointers = direct + max(0, self._supers - first_super)
+        start = 14 + self._inline * self._width
+        block = self._read(self._index, b"EAIB", start + 8 * pointers)
+        yield self._cut(block[14:start])
+        addresses = struct.unpack_from(f"<{pointers}Q", block, start)
+        sizes = [
+            (self._least << (i + 1) // 2, 1 << i // 2) for i in range(self._supers)
+        ]  # elements of a data block, and data blocks, for each super block
+        blocks = iter(addresses[:direct])
+        for size, number in sizes[:first_super]:
+            for _ in range(number):
+                yield self._data(next(blocks, _NOWHERE), size)
+        for (size, number), address in zip(sizes[first_super:], addresses[direct:], strict=False):
+            yield from self._super(address, size, number)
+
+    def _super(self, address: int, size: int, number: int) -> Iterator[list[bytes]]:
+        if address == _NOWHERE:
+            yield [b"\xff" * self._width] * (size * number)
+            return
+        if size > 1 << self._page_bits:
+            raise Unfamiliar
+        start = 14 + self._offset_bytes
+        block = self._read(address, b"EASB", start + 8 * number)
+        for each in struct.unpack_from(f"<{number}Q", block, start):
+            yield self._data(each, size)
+
+    def _data(self, address: int, size: int) -> list[bytes]:
+        if address == _NOWHERE:
+            return [b"\xff" * self._width] * size
+        if size > 1 << self._page_bits:  # in pages, of very long datasets
+            raise Unfamiliar
+        start = 14 + self._offset_bytes
+        return self._cut(self._read(address, b"EADB", start + size * self._width)[start:-4])
+
+    def _read(self, address: int, signature: bytes, size: int) -> bytes:
+        block = self._structure.read(address, size + 4)
+        if block[:5] != signature + b"\0":
+            raise Unfamiliar
+        self._structure.checksummed.append(block)
+        return block
+
+    def _cut(self, data: bytes) -> list[bytes]:
+        return [data[i : i + self._width] for i in range(0, len(data), self._width)]

@@ -1,0 +1,160 @@
+"""What belongs to no episode: configuration, network, checkpoints and the like.
+
+It is in the master, or, before any merge, in the small files that a merge copies into it.
+Invariant: nothing is read that leads out of the experiment's directory.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import h5py
+
+from shardwriter.errors import ExperimentNotFound, ShardDamaged, ShardOutside
+from shardwriter.files.global_heap import check_heaps
+from shardwriter.files.groups import read_attributes, read_tree
+from shardwriter.files.layout import ATTRIBUTES, CHECKPOINTS, EXPERIMENT
+from shardwriter.files.untrusted import check_path, check_tree, is_inside, readable
+
+__all__ = ["ExperimentGroups", "OwnFiles", "OwnGroups"]
+
+
+class ExperimentGroups(Protocol):
+    """An experiment's own data, by the names of the master's root groups."""
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the experiment's attributes."""
+
+    def attributes(self, name: str) -> dict[str, Any]:
+        """Return the attributes of a group, ``{}`` for none."""
+
+    def tree(self, name: str) -> Any:
+        """Return the nested values of a group, ``{}`` for none."""
+
+    def checkpoints(self) -> list[str]:
+        """Return the names of the checkpoints."""
+
+
+class OwnGroups:
+    """The groups of a master.
+
+    Parameters
+    ----------
+    path
+        The master's path.
+    root
+        The directory that no source of its data may lie outside of.
+    file
+        The master, open.
+    """
+
+    def __init__(self, path: Path, root: Path, file: h5py.File) -> None:
+        self._path = path
+        self._root = root
+        self._file = file
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the experiment's attributes."""
+        with readable(self._path):
+            return read_attributes(self._file)
+
+    def attributes(self, name: str) -> dict[str, Any]:
+        """Return the attributes of a group, ``{}`` for none."""
+        with readable(self._path, name):
+            if name not in self._file:
+                return {}
+            check_path(self._path, self._file.id, name)
+            return read_attributes(self._file[name])
+
+    def tree(self, name: str) -> Any:
+        """Return the nested values of a group, ``{}`` for none."""
+        with readable(self._path, name):
+            if name not in self._file:
+                return {}
+            check_path(self._path, self._file.id, name)
+            check_tree(self._path, self._file[name].id, may_be_virtual=True)
+            return read_tree(self._file[name], self._value)
+
+    def checkpoints(self) -> list[str]:
+        """Return the names of the checkpoints."""
+        return list(self._file[CHECKPOINTS]) if CHECKPOINTS in self._file else []
+
+    def _value(self, dataset: h5py.Dataset) -> Any:
+        """Read a dataset of the master; a virtual one straight from its source.
+
+        HDF5 itself would look for the source in other places too, and answer fill values.
+        """
+        if not dataset.is_virtual:
+            return dataset[()]
+        sources = dataset.virtual_sources()
+        if len(sources) != 1:
+            raise ShardDamaged(self._path, dataset.name, "expected one source")
+        path = self._path.parent / sources[0].file_name.replace("%%", "%")
+        place = sources[0].dset_name.replace("%%", "%").lstrip("/")
+        if not path.is_file():
+            advice = f"put it back, or run `shardwriter merge {self._path.parent}`"
+            raise ExperimentNotFound(path, f"the data of {dataset.name}", advice)
+        if not is_inside(path, self._root):
+            raise ShardOutside(path, self._root)
+        return _source_value(path, place, dataset)
+
+
+class OwnFiles:
+    """The files that a merge will make these groups of.
+
+    Parameters
+    ----------
+    directory
+        The experiment's directory.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._folder = directory / EXPERIMENT
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the experiment's attributes."""
+        return self.attributes(ATTRIBUTES)
+
+    def attributes(self, name: str) -> dict[str, Any]:
+        """Return the attributes of a group, ``{}`` for none."""
+        with self._opened(name) as file:
+            return {} if file is None else read_attributes(file)
+
+    def tree(self, name: str) -> Any:
+        """Return the nested values of a group, ``{}`` for none."""
+        with self._opened(name) as file:
+            if file is None:
+                return {}
+            check_tree(Path(file.filename), file["/"].id)
+            return read_tree(file)
+
+    def checkpoints(self) -> list[str]:
+        """Return the names of the checkpoints."""
+        found = (self._folder / CHECKPOINTS).glob("*.h5")
+        return sorted(path.stem for path in found if not path.name.startswith("."))
+
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[h5py.File | None]:
+        path = self._folder / f"{name}.h5"
+        if not path.is_file():
+            yield None
+            return
+        with readable(path):
+            check_heaps(path)
+            with h5py.File(path, "r") as file:
+                yield file
+
+
+def _source_value(path: Path, place: str, dataset: h5py.Dataset) -> Any:
+    check_heaps(path)
+    try:
+        with h5py.File(path, "r") as file:
+            check_path(path, file.id, place)
+            check_tree(path, file[place].id)
+            source = file[place]
+            if source.shape != dataset.shape or source.dtype != dataset.dtype:
+                raise ShardDamaged(path, place, f"expected {dataset.dtype} {dataset.shape}")
+            return source[()]
+    except (OSError, KeyError, RuntimeError) as error:
+        raise ShardDamaged(path, place, f"cannot be read: {error}") from error

@@ -1,0 +1,125 @@
+"""Nested values and attributes in HDF5 groups.
+
+The leaf of a nested value becomes a dataset, a container a group; the attribute ``kind`` says
+which Python type comes back where the dtype alone does not.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import h5py
+import numpy as np
+
+from shardwriter.files.tree import Leaf, build
+
+__all__ = [
+    "plain",
+    "read_attributes",
+    "read_tree",
+    "restored_attributes",
+    "write_attributes",
+    "write_tree",
+]
+
+_KIND = "kind"
+_COMPRESS_BYTES = 4096
+_JSON = "_json"
+
+
+def write_tree(parent: h5py.Group, leaves: list[Leaf]) -> None:
+    """Write a nested value's leaves as groups and datasets below `parent`."""
+    for leaf in leaves:
+        path = leaf.path
+        if leaf.array is None:
+            node = parent.require_group(path) if path else parent
+        elif leaf.array.dtype == object:
+            node = parent.create_dataset(path, data=leaf.array, dtype=h5py.string_dtype())
+        elif leaf.array.nbytes >= _COMPRESS_BYTES:
+            node = parent.create_dataset(
+                path, data=leaf.array, compression="gzip", compression_opts=1, shuffle=True
+            )
+        else:
+            node = parent.create_dataset(path, data=leaf.array)
+        if leaf.kind not in ("dict", "array"):
+            node.attrs[_KIND] = leaf.kind
+
+
+def read_tree(
+    node: h5py.Group | h5py.Dataset, read: Callable[[h5py.Dataset], Any] | None = None
+) -> Any:
+    """Return the nested value that ``write_tree`` wrote at `node`.
+
+    Parameters
+    ----------
+    node
+        Where it is.
+    read
+        Reads a dataset of numbers; by default HDF5 does.
+    """
+    return build(list(_leaves("", node, read or (lambda dataset: dataset[()]))))
+
+
+def _leaves(
+    path: str, node: h5py.Group | h5py.Dataset, read: Callable[[h5py.Dataset], Any]
+) -> Iterator[Leaf]:
+    kind = node.attrs.get(_KIND)
+    if isinstance(node, h5py.Group):
+        yield Leaf(path, kind or "dict")
+        for key in node:
+            yield from _leaves(f"{path}/{key}" if path else key, node[key], read)
+        return
+    values = node.asstr()[()] if h5py.check_string_dtype(node.dtype) else read(node)
+    if isinstance(values, str):
+        yield Leaf(path, kind or "str", np.array(values, object))
+    else:
+        yield Leaf(path, kind or "array", np.asarray(values))
+
+
+def write_attributes(node: h5py.HLObject, values: Mapping[str, object]) -> None:
+    """Write values as attributes: numbers and strings as they are, all else as JSON text.
+
+    The attribute ``_json`` lists the names of those that are JSON text.
+    """
+    nested = [name for name, value in values.items() if not _is_simple(value)]
+    for name, value in values.items():
+        if name in nested:
+            node.attrs[name] = json.dumps(value, default=plain, ensure_ascii=False)
+        else:
+            node.attrs[name] = value
+    if nested:
+        node.attrs[_JSON] = json.dumps(nested)
+
+
+def _is_simple(value: object) -> bool:
+    if isinstance(value, str):
+        return "\0" not in value
+    if isinstance(value, (int, np.integer)):
+        return bool(-(2**63) <= value < 2**63)
+    return isinstance(value, (float, np.number, np.bool_))
+
+
+def read_attributes(node: h5py.HLObject) -> dict[str, Any]:
+    """Return attributes as Python values."""
+    return restored_attributes(dict(node.attrs))
+
+
+def restored_attributes(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return attributes as Python values, from what stands in the file."""
+    nested = json.loads(raw.get(_JSON, "[]"))
+    values: dict[str, Any] = {}
+    for name, value in raw.items():
+        if name in nested:
+            values[name] = json.loads(value)
+        elif name != _JSON:
+            values[name] = value.item() if isinstance(value, np.generic) else value
+    return values
+
+
+def plain(value: object) -> object:
+    """Return a value that JSON can hold for one that it cannot: arrays as lists, else text."""
+    if hasattr(value, "__array__"):
+        return np.asarray(value).tolist()
+    if isinstance(value, (set, frozenset)):
+        return sorted(value, key=str)
+    return str(value)

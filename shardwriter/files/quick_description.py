@@ -1,0 +1,191 @@
+"""Describing shards from their bytes, many at a time.
+
+Invariant: what it returns is what ``shard_description.describe`` would; a file that is unlike
+those this package writes, or unsound, is left to that, and so are the errors.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shardwriter.errors import ShardWriterError
+from shardwriter.files.chunk_index import most_chunks
+from shardwriter.files.layout import EPISODES, EVENTS, TABLES, TIMESTEPS
+from shardwriter.files.shard_description import (
+    COPIED_BYTES,
+    OF_STORAGE,
+    ColumnDescription,
+    ShardDescription,
+    StaticNode,
+    TableDescription,
+    check_format,
+    check_required,
+    describe,
+    interned,
+)
+from shardwriter.files.structure import (
+    UNCERTAIN,
+    Messages,
+    StoredDataset,
+    Structure,
+    Unfamiliar,
+    are_sound,
+)
+from shardwriter.files.untrusted import DEEPEST, MOST_NODES, is_safe_chunk, is_stock_filter
+
+__all__ = ["describe_several"]
+
+Described = list[ShardDescription]
+
+
+def describe_several(paths: Sequence[Path]) -> "list[Described | ShardWriterError]":
+    """Return the description of each of some files, or the error that ``describe`` raises."""
+    found: dict[int, Described] = {}
+    read: list[tuple[int, Structure]] = []
+    for i, path in enumerate(paths):
+        try:
+            with Structure(path) as structure:
+                found[i] = _File(path, structure).episodes()
+            read.append((i, structure))
+        except (*UNCERTAIN, ShardWriterError):
+            found.pop(i, None)
+    sound = are_sound([structure for _, structure in read])
+    quick = {i: found[i] for (i, _), good in zip(read, sound, strict=True) if good}
+    return [quick[i] if i in quick else _slowly(path) for i, path in enumerate(paths)]
+
+
+def _slowly(path: Path) -> "Described | ShardWriterError":
+    try:
+        return describe(path)
+    except ShardWriterError as error:
+        return error
+
+
+class _File:
+    def __init__(self, path: Path, structure: Structure) -> None:
+        self._path = path
+        self._structure = structure
+        self._nodes = 0
+
+    def episodes(self) -> Described:
+        structure = self._structure
+        messages = structure.messages(structure.root)
+        attributes = structure.attributes(messages)
+        check_format(self._path, attributes)
+        episodes = structure.messages(structure.links(messages)[EPISODES.encode()])
+        uuid = str(attributes.get("uuid", ""))
+        return [
+            self._episode(name, structure.messages(address), uuid)
+            for name, address in structure.links(episodes).items()
+        ]
+
+    def _episode(self, name: bytes, messages: Messages, uuid: str) -> ShardDescription:
+        structure = self._structure
+        values = structure.attributes(messages)
+        check_required(self._path, name, values)
+        tables: dict[str, TableDescription] = {}
+        static: list[StaticNode] = []
+        for place, address in self._members(messages):
+            if place in TABLES:
+                tables[place] = self._table(structure.messages(address))
+            elif place == EVENTS:
+                for event, table in self._members(structure.messages(address)):
+                    tables[f"{EVENTS}/{event}"] = self._table(structure.messages(table))
+            else:
+                static += self._tree(place, address, 0)
+        return ShardDescription(
+            self._path,
+            f"{EPISODES}/{os.fsdecode(name)}",
+            int(values["episode_id"]),
+            uuid,
+            structure.size,
+            structure.mtime_ns,
+            values,
+            tables,
+            tuple(static),
+        )
+
+    def _members(self, messages: Messages) -> Iterator[tuple[str, int]]:
+        if not self._structure.is_group(messages):
+            raise Unfamiliar
+        for name, address in self._structure.links(messages).items():
+            self._nodes += 1
+            if self._nodes > MOST_NODES:
+                raise Unfamiliar
+            yield name.decode("utf-8", "surrogateescape"), address
+
+    def _table(self, messages: Messages) -> TableDescription:
+        structure = self._structure
+        columns: list[ColumnDescription] = []
+        attributes: dict[str, dict[str, Any]] = {}
+        lengths = set()
+        for name, address in self._members(messages):
+            header = structure.messages(address)
+            column = self._column(header)
+            if (
+                name == TIMESTEPS
+                and most_chunks(structure, column) * column.chunk[0] < column.shape[0]
+            ):
+                raise Unfamiliar
+            dtype = column.dtype
+            if dtype is None:
+                raise Unfamiliar
+            description = ColumnDescription(name, dtype, column.shape[1:], dtype.kind == "S")
+            columns.append(interned(description))
+            lengths.add(column.shape[0])
+            values = structure.attributes(header, OF_STORAGE)
+            if values:
+                attributes[name] = values
+        if len(lengths) != 1 or not any(column.name == TIMESTEPS for column in columns):
+            raise Unfamiliar
+        return TableDescription(lengths.pop(), interned(tuple(columns)), attributes)
+
+    def _check_chunks(self, timesteps: StoredDataset) -> None:
+        """Make sure that there are chunks for so many rows as a table says it has."""
+        written = most_chunks(self._structure, timesteps)
+        if written * timesteps.chunk[0] < timesteps.shape[0]:
+            raise Unfamiliar
+
+    def _column(self, header: Messages) -> StoredDataset:
+        if self._structure.is_group(header):
+            raise Unfamiliar
+        column = self._structure.dataset(header)
+        if not column.chunk or not column.shape or not is_safe_chunk(column.dtype, column.chunk):
+            raise Unfamiliar
+        if not all(is_stock_filter(number) for number in column.filters):
+            raise Unfamiliar
+        return column
+
+    def _tree(self, place: str, address: int, depth: int) -> Iterator[StaticNode]:
+        if depth > DEEPEST:
+            raise Unfamiliar
+        structure = self._structure
+        messages = structure.messages(address)
+        attributes = structure.attributes(messages)
+        if structure.is_group(messages):
+            yield StaticNode(place, attributes)
+            for name, below in self._members(messages):
+                yield from self._tree(f"{place}/{name}", below, depth + 1)
+            return
+        node = structure.dataset(messages)
+        if not all(is_stock_filter(number) for number in node.filters):
+            raise Unfamiliar
+        if node.dtype is not None and node.nbytes > COPIED_BYTES:
+            yield StaticNode(place, attributes, None, node.shape, node.dtype)
+            return
+        if node.chunk:  # compressed: HDF5 knows how
+            raise Unfamiliar
+        yield StaticNode(place, attributes, self._value(node), node.shape, node.dtype)
+
+    def _value(self, node: StoredDataset) -> "np.ndarray[Any, Any]":
+        """Return a small array that lies in the file as it is."""
+        if node.nbytes > COPIED_BYTES or (node.address < 0 and node.nbytes):
+            raise Unfamiliar
+        data = self._structure.read(node.address, node.nbytes) if node.nbytes else b""
+        if node.dtype is not None:
+            return np.frombuffer(data, node.dtype).reshape(node.shape)
+        texts = [self._structure.text(data, i).decode() for i in range(0, len(data), 16)]
+        return np.array(texts, object).reshape(node.shape)

@@ -1,0 +1,208 @@
+"""What a killed writer left: reading a part that was never closed.
+
+Invariant: the part is only read. Everything goes into a new file, chunk by chunk, as it was
+compressed; the part stays what it was until that file takes its name.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from shardwriter.errors import ShardDamaged
+from shardwriter.files.journal import Overlay
+from shardwriter.files.layout import EVENTS, TABLES, TIMESTEPS, episode_group
+from shardwriter.files.lookup3 import lookup3
+from shardwriter.files.schema import Column, Table
+from shardwriter.files.shard import Shard
+
+__all__ = ["check_opens", "is_sealed", "opened", "part_tables", "salvage", "set_aside", "tables_of"]
+
+_SUPERBLOCK_BYTES = 48
+
+
+def check_opens(part: Path, episode: int) -> None:
+    """Raise ShardDamaged for a part of which nothing can be read."""
+    with opened(part) as file:
+        try:
+            file[episode_group(episode)].attrs.keys()
+        except (OSError, KeyError, RuntimeError) as error:
+            raise ShardDamaged(part, episode_group(episode), f"cannot be read: {error}") from error
+
+
+def is_sealed(part: Path, episode: int) -> bool:
+    """Tell whether a part was completed and only lacks its final name."""
+    with opened(part) as file:
+        return "status" in file[episode_group(episode)].attrs
+
+
+def salvage(part: Path, target: Shard, table: Table, *, whole: bool = True) -> int:
+    """Copy a table's chunks into `target`, which does not have the table yet.
+
+    Every chunk is decompressed on the way, so that one that cannot be is noticed.
+
+    Parameters
+    ----------
+    part
+        The file to read.
+    target
+        Where the rows go.
+    table
+        The table.
+    whole
+        Take whole chunks only; else also the last one as far as it goes.
+
+    Returns
+    -------
+    int
+        The number of leading chunks that every column has whole and sound.
+    """
+    with opened(part) as file:
+        try:
+            group = file[f"{target.group.name}/{table.name}"]
+            sources = [group[column.name] for column in table.columns if column.name in group]
+        except (OSError, KeyError, RuntimeError):  # not there, or not readable
+            target.add_table(table)
+            return 0
+        target.adopt(table, group)
+        chunks = _copied(sources, target, table.name)
+        target.resize(table.name, chunks * table.rows_per_chunk)
+        if not whole:
+            _copy_rest(sources, target, table, chunks)
+        target.add_table(table)
+        return chunks
+
+
+def part_tables(part: Path, episode: int) -> list[Table]:
+    """Return the tables that a part has, with the columns that it has."""
+    with opened(part) as file:
+        return tables_of(file[episode_group(episode)])
+
+
+def tables_of(group: h5py.Group) -> list[Table]:
+    """Return the tables in an episode's group, with the columns that it has."""
+    return [_table(name, group[name]) for name in _table_names(group)]
+
+
+def set_aside(path: Path, folder: Path) -> None:
+    """Keep a copy of a damaged file in ``shards/damaged/``, where nothing else touches it."""
+    if not path.exists():
+        return
+    folder.mkdir(exist_ok=True)
+    copy = folder / path.name
+    copy.unlink(missing_ok=True)
+    try:
+        os.link(path.resolve(), copy)
+    except OSError:  # on another file system, or on one without links
+        shutil.copyfile(path, copy)
+
+
+def _copied(sources: list[h5py.Dataset], target: Shard, name: str) -> int:
+    chunks = min(_leading_chunks(source) for source in sources)
+    for chunk in range(chunks):
+        for i, source in enumerate(sources):
+            if chunk < int(source.attrs.get("first_row", 0)) // source.chunks[0]:
+                continue
+            try:
+                target.copy_chunk(name, i, chunk, source)
+            except (OSError, RuntimeError):
+                return chunk
+    return chunks
+
+
+def _copy_rest(sources: list[h5py.Dataset], target: Shard, table: Table, chunks: int) -> None:
+    start = chunks * table.rows_per_chunk
+    count = min(len(source) for source in sources) - start
+    if not 0 < count < table.rows_per_chunk:
+        return
+    try:
+        blocks = tuple(np.asarray(source[start : start + count]) for source in sources)
+    except (OSError, RuntimeError):
+        return
+    target.write_chunk(table.name, chunks, blocks, count)
+
+
+def _leading_chunks(source: h5py.Dataset) -> int:
+    """Return how many chunks are there from the first on, counting those a late column lacks."""
+    rows = int(source.chunks[0])
+    count = int(source.attrs.get("first_row", 0)) // rows
+    origin = (0,) * (source.ndim - 1)
+    if source.size == 0:
+        return int(len(source) // rows)
+    while (count + 1) * rows <= len(source):
+        try:
+            if source.id.get_chunk_info_by_coord((count * rows, *origin)).byte_offset is None:
+                break
+        except (OSError, RuntimeError):
+            break
+        count += 1
+    return int(count)
+
+
+def _table_names(group: h5py.Group) -> Iterator[str]:
+    for name in group:
+        if name in TABLES:
+            yield name
+        elif name == EVENTS:
+            yield from (f"{EVENTS}/{event}" for event in group[name])
+
+
+def _table(name: str, group: h5py.Group) -> Table:
+    columns = []
+    for key in [TIMESTEPS, *(key for key in group if key != TIMESTEPS)]:
+        text = h5py.check_string_dtype(group[key].dtype)
+        dtype = np.dtype(f"S{text.length}") if text else group[key].dtype
+        columns.append(Column(key, dtype, group[key].shape[1:]))
+    return Table(name, tuple(columns), int(group[TIMESTEPS].chunks[0]))
+
+
+@contextmanager
+def opened(part: Path, journal: Path | None = None) -> Iterator[h5py.File]:
+    """Open a part as it is at this moment; where `journal` exists, as it makes the part.
+
+    HDF5 would open what a killed SWMR writer left only for SWMR reading, and that reads damaged
+    metadata again and again, for hours. So it is shown the file with the mark of an open writer
+    taken off its superblock; the file itself stays as it is. While another process writes the
+    part, what is read in the block may fail, and can then be tried again.
+
+    Raises
+    ------
+    ShardDamaged
+        HDF5 cannot open it.
+    """
+    overlay = Overlay(part)
+    try:
+        try:
+            if journal is not None:
+                overlay.foresee(journal)
+            _unmark(overlay)
+            file = h5py.File(overlay, "r")
+        except (OSError, ValueError) as error:
+            raise ShardDamaged(part, "superblock", f"the part cannot be opened: {error}") from error
+        with file:
+            yield file
+    finally:
+        overlay.close()
+
+
+def _unmark(overlay: Overlay) -> None:
+    """Take the open writer's mark off a version 3 superblock (HDF5 file format, II.A)."""
+    head = bytearray(_SUPERBLOCK_BYTES)
+    size = overlay.seek(0, os.SEEK_END)
+    overlay.seek(0)
+    overlay.readinto(memoryview(head))
+    if head[:9] != b"\x89HDF\r\n\x1a\n\x03":
+        raise ValueError("it does not begin with an HDF5 superblock of version 3")
+    stored = int.from_bytes(head[44:48], "little")
+    if stored != lookup3(bytes(head[:44])):
+        raise ValueError("its superblock fails its checksum")
+    head[11] = 0
+    head[44:48] = lookup3(bytes(head[:44])).to_bytes(4, "little")
+    overlay.seek(0)
+    overlay.write(memoryview(bytes(head)))
+    # A writer reserves more than it has written when it is killed.
+    overlay.truncate(max(size, int.from_bytes(head[28:36], "little")))

@@ -1,0 +1,331 @@
+"""One episode's HDF5 file: tables in, chunks out, and what a finished one says of itself.
+
+Invariant: while a file is a part its structure never changes, except through ``amended``,
+which a kill at any instant cannot harm.
+"""
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from isal import isal_zlib
+
+from shardwriter.files.compression import ColumnCodec, Compression, Pipeline
+from shardwriter.files.journal import Overlay
+from shardwriter.files.layout import FORMAT, FORMAT_VERSION, TIMESTEPS, episode_group
+from shardwriter.files.schema import Column, Table, fill_value
+from shardwriter.system.instants import reached
+
+__all__ = ["Codecs", "Shard", "amended", "create"]
+
+Array = np.ndarray[Any, Any]
+Codecs = dict[tuple[str, Column], ColumnCodec]
+
+_LIBVER = ("v110", "v114")  # SWMR needs v110; v114 keeps out what HDF5 1.14 cannot read
+_BOUNDS = {"v110": h5py.h5f.LIBVER_V110, "v114": h5py.h5f.LIBVER_V114}
+
+
+def create(path: Path, episode: int) -> h5py.File:
+    """Create the file of an empty shard.
+
+    Raises
+    ------
+    FileExistsError
+        The file exists.
+    """
+    file = h5py.File(path, "x", libver=_LIBVER)
+    file.attrs["format"] = FORMAT
+    file.attrs["format_version"] = FORMAT_VERSION
+    file.attrs["uuid"] = uuid.uuid4().hex
+    file.create_group(episode_group(episode))
+    return file
+
+
+def append_to(path: Path) -> h5py.File:
+    """Open a closed part to append rows.
+
+    In SWMR mode from the start: a process killed after a plain open, and before it switched
+    to SWMR, would leave a file that nothing opens.
+    """
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    access.set_libver_bounds(*(_BOUNDS[name] for name in _LIBVER))
+    flags = h5py.h5f.ACC_RDWR | h5py.h5f.ACC_SWMR_WRITE
+    file = h5py.File(h5py.h5f.open(os.fsencode(path), flags, fapl=access))
+    reached("part opened")
+    return file
+
+
+@dataclass(slots=True)
+class _StoredColumn:
+    """A column's dataset and codec, and what was noted of each chunk written."""
+
+    name: str
+    dataset: h5py.Dataset
+    codec: ColumnCodec
+    rows: int  # of the dataset; asking HDF5 costs as much as writing a small chunk
+    chunk_rows: int
+    row_shape: tuple[int, ...]
+    digests: dict[int, int] = field(default_factory=dict)
+    spans: dict[int, tuple[int, int, bool]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, name: str, dataset: h5py.Dataset, codec: ColumnCodec) -> "_StoredColumn":
+        """Return the column of a dataset that was just created."""
+        return cls(name, dataset, codec, len(dataset), dataset.chunks[0], dataset.shape[1:])
+
+    def grow(self, rows: int) -> None:
+        """Make the dataset at least so long."""
+        if rows > self.rows:
+            self.dataset.id.set_extent((rows, *self.row_shape))
+            self.rows = rows
+
+    def note(self, chunk: int, values: Array) -> None:
+        """Take note of a chunk's rows: their CRC-32, and of timesteps their order."""
+        self.digests[chunk] = isal_zlib.crc32(_octets(values))
+        if self.name == TIMESTEPS and len(values):
+            is_sorted = bool((values[1:] >= values[:-1]).all())
+            self.spans[chunk] = (int(values[0]), int(values[-1]), is_sorted)
+
+    def is_sorted(self) -> bool:
+        """Tell whether the timesteps of all chunks never fall."""
+        spans = [self.spans[chunk] for chunk in sorted(self.spans)]
+        rises = all(a[1] <= b[0] for a, b in pairwise(spans))
+        return rises and all(is_sorted for _, _, is_sorted in spans)
+
+
+class Shard:
+    """The tables of a shard that is being written, in whichever file holds them.
+
+    Parameters
+    ----------
+    episode
+        The episode's id.
+    compression
+        How columns are compressed.
+    codecs
+        One codec per column, kept by the caller from episode to episode.
+    file
+        The open file.
+    """
+
+    def __init__(
+        self, episode: int, compression: Compression, codecs: Codecs, file: h5py.File
+    ) -> None:
+        self._episode = episode
+        self._compression = compression
+        self._codecs = codecs
+        self._tables: dict[str, list[_StoredColumn]] = {}
+        self.bind(file)
+
+    def bind(self, file: h5py.File) -> None:
+        """Go on in another file that holds the same tables."""
+        self.file = file
+        self.group = file[episode_group(self._episode)]
+        for table, columns in self._tables.items():
+            for column in columns:
+                column.dataset = self.group[table][column.name]
+
+    def add_table(
+        self, table: Table, rows: int | None = None, sample: tuple[Array, ...] | None = None
+    ) -> None:
+        """Create the datasets of a table, or those of its columns that are new.
+
+        Parameters
+        ----------
+        table
+            The table; columns that the file has already are left alone.
+        rows
+            The final number of rows, where known: small tables then take small chunks.
+        sample
+            Rows of every column, from which an adaptive codec is chosen.
+        """
+        group = self.group.require_group(table.name)
+        columns = self._tables.setdefault(table.name, [])
+        first = columns[0].rows if columns else 0
+        chunk_rows = table.rows_per_chunk if rows is None else min(table.rows_per_chunk, rows)
+        for i in range(len(columns), len(table.columns)):
+            column = table.columns[i]
+            codec = self._codec(table, column, None if sample is None else sample[i])
+            dataset = _create_column(group, column, max(chunk_rows, 1), first, codec)
+            columns.append(_StoredColumn.of(column.name, dataset, codec))
+
+    def adopt(self, table: Table, source: h5py.Group) -> None:
+        """Create the datasets that another file's table has, with the same filters."""
+        columns = self._tables.setdefault(table.name, [])
+        group = self.group.require_group(table.name)
+        for column in table.columns[: len(source)]:
+            given = source[column.name]
+            reason = str(given.attrs.get("compression_choice", ""))
+            codec = ColumnCodec(Pipeline.of(given), given.attrs.get("precision"), reason)
+            first = int(given.attrs.get("first_row", 0))
+            dataset = _create_column(group, column, given.chunks[0], first, codec)
+            columns.append(_StoredColumn.of(column.name, dataset, codec))
+
+    def _codec(self, table: Table, column: Column, sample: Array | None) -> ColumnCodec:
+        key = (table.name, column)
+        codec = self._codecs.get(key)
+        if codec is None:
+            codec = self._compression.codec(table.name, column, sample)
+            # Fewer rows than fill a slot tell little of other episodes.
+            is_full = sample is not None and len(sample) == table.rows_per_chunk
+            if is_full or not self._compression.adaptive:
+                self._codecs[key] = codec
+        return codec
+
+    def __contains__(self, table: Table) -> bool:
+        """Tell whether the file has every column of a table."""
+        return len(self._tables.get(table.name, ())) == len(table.columns)
+
+    def write_chunk(self, table: str, chunk: int, blocks: tuple[Array, ...], rows: int) -> None:
+        """Write one chunk of every column of a table; writing it again replaces it.
+
+        Parameters
+        ----------
+        table
+            The table's name.
+        chunk
+            Number of the chunk.
+        blocks
+            One array ``(rows_per_chunk, *shape)`` per column.
+        rows
+            Rows of the arrays that count; the rest of the chunk is filled with zeros.
+        """
+        for column, block in zip(self._tables[table], blocks, strict=True):
+            dataset = column.dataset
+            start = chunk * column.chunk_rows
+            column.grow(start + rows)
+            if 0 in column.row_shape:
+                continue
+            values = np.ascontiguousarray(column.codec.rounded(block[:rows]))
+            column.note(chunk, values)
+            if column.codec.encode is None:
+                dataset[start : start + rows] = values.view(dataset.dtype)  # text is UTF-8
+                continue
+            origin = (start,) + (0,) * (block.ndim - 1)
+            data = column.codec.encode(_filled(values, column.chunk_rows))
+            dataset.id.write_direct_chunk(origin, data)
+
+    def copy_chunk(self, table: str, column: int, chunk: int, source: h5py.Dataset) -> None:
+        """Copy a whole chunk as it is compressed from a dataset of the same filters."""
+        stored = self._tables[table][column]
+        rows = source.chunks[0]
+        start = chunk * rows
+        stored.grow(start + rows)
+        if source.size == 0:
+            return
+        origin = (start,) + (0,) * (source.ndim - 1)
+        mask, data = source.id.read_direct_chunk(origin)
+        stored.dataset.id.write_direct_chunk(origin, data, mask)
+        stored.note(chunk, source[start : start + rows])
+
+    def resize(self, table: str, rows: int) -> None:
+        """Set the number of rows of every column of a table, whole chunks of it."""
+        for column in self._tables[table]:
+            column.dataset.resize(rows, axis=0)
+            column.rows = rows
+            chunks = rows // column.chunk_rows
+            column.digests = {i: crc for i, crc in column.digests.items() if i < chunks}
+            column.spans = {i: span for i, span in column.spans.items() if i < chunks}
+
+    def rows(self) -> dict[str, int]:
+        """Return the number of rows of each table."""
+        return {name: columns[0].rows for name, columns in self._tables.items()}
+
+    def column_bytes(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Return the raw and the stored bytes of each column, by ``table/column``."""
+        raw, stored = {}, {}
+        for table, columns in self._tables.items():
+            for column in columns:
+                raw[f"{table}/{column.name}"] = int(column.dataset.nbytes)
+                stored[f"{table}/{column.name}"] = column.dataset.id.get_storage_size()
+        return raw, stored
+
+    def codec_choices(self) -> dict[str, str]:
+        """Return what was chosen by measurement, and why, by ``table/column``."""
+        return {
+            f"{table}/{column.name}": column.codec.reason
+            for table, columns in self._tables.items()
+            for column in columns
+            if column.codec.reason
+        }
+
+    def sums(self, table: str, column: int, chunks: int) -> dict[int, float]:
+        """Return the sum of a column's values in each of its first chunks."""
+        dataset = self._tables[table][column].dataset
+        rows = dataset.chunks[0]
+        with np.errstate(all="ignore"):
+            return {i: float(np.sum(dataset[i * rows : (i + 1) * rows])) for i in range(chunks)}
+
+    def write_digests(self) -> None:
+        """Keep with every column what ``verify`` needs: a CRC-32 over those of its chunks.
+
+        The digest is the CRC-32 of the chunks' own CRC-32s (of their rows' bytes), each 4
+        bytes little-endian, in order; chunks that a late column lacks are left out. Timesteps
+        also say whether they are sorted, which lets a reader search them.
+        """
+        for columns in self._tables.values():
+            for column in columns:
+                parts = [column.digests[i].to_bytes(4, "little") for i in sorted(column.digests)]
+                column.dataset.attrs["crc32"] = np.uint32(isal_zlib.crc32(b"".join(parts)))
+                if column.name == TIMESTEPS:
+                    column.dataset.attrs["is_sorted"] = column.is_sorted()
+
+
+def _create_column(
+    group: h5py.Group, column: Column, chunk_rows: int, first: int, codec: ColumnCodec
+) -> h5py.Dataset:
+    text = column.dtype.kind == "S"
+    dataset = group.create_dataset(
+        column.name,
+        shape=(first, *column.shape),
+        maxshape=(None, *(n or None for n in column.shape)),  # h5py: no chunk beyond it
+        chunks=(chunk_rows, *(max(n, 1) for n in column.shape)),
+        dtype=h5py.string_dtype("utf-8", column.dtype.itemsize) if text else column.dtype,
+        fillvalue=fill_value(column.dtype),
+        **codec.pipeline.dataset_options(),
+    )
+    if first:
+        dataset.attrs["first_row"] = first
+    if column.logged_as is not None:
+        dataset.attrs["logged_as"] = column.logged_as
+    if codec.precision is not None:
+        dataset.attrs["precision"] = codec.precision
+    if codec.reason:
+        dataset.attrs["compression_choice"] = codec.reason
+    return dataset
+
+
+def _filled(values: Array, rows: int) -> Array:
+    """Return values as the rows of a whole chunk, with zeros after them."""
+    if len(values) == rows:
+        return values
+    whole = np.zeros((rows, *values.shape[1:]), values.dtype)
+    whole[: len(values)] = values
+    return whole
+
+
+def _octets(values: Array) -> Array:
+    return values.reshape(-1).view(np.uint8)
+
+
+@contextmanager
+def amended(path: Path, journal: Path) -> Iterator[h5py.File]:
+    """Open a closed part to change its structure; all of it happens, or nothing.
+
+    An exception inside the block leaves the file as it was.
+    """
+    overlay = Overlay(path)
+    try:
+        with h5py.File(overlay, "r+", libver=_LIBVER) as file:
+            yield file
+        overlay.commit(journal)
+    finally:
+        overlay.close()

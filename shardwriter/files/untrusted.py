@@ -1,0 +1,338 @@
+"""What a file may hold: checks before anything in it is followed or read.
+
+Shards and masters travel between people, so they are hostile input. Invariant: a link is looked
+at before it is followed, a dataset's storage and filters before its data are read, and a size
+before memory is taken.
+"""
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import h5py
+import numpy as np
+from h5py import h5a, h5d, h5f, h5g, h5l, h5o, h5p, h5t
+
+from shardwriter.errors import ShardDamaged, TooLarge
+from shardwriter.files.compression import optional
+from shardwriter.files.global_heap import check_heaps
+from shardwriter.files.published import open_published
+
+__all__ = [
+    "Node",
+    "as_object",
+    "check_column",
+    "check_filters",
+    "check_memory",
+    "check_path",
+    "check_tree",
+    "entries",
+    "file_of",
+    "is_inside",
+    "is_safe_chunk",
+    "is_stock_filter",
+    "open_child",
+    "opened",
+    "read_attributes_of",
+    "read_text_attribute",
+    "readable",
+]
+
+Node: TypeAlias = "h5g.GroupID | h5d.DatasetID"
+
+UNREADABLE = (OSError, KeyError, RuntimeError, ValueError, TypeError, OverflowError, MemoryError)
+DEEPEST = 64
+MOST_NODES = 100_000  # below one episode or one group of the experiment
+_MOST_ATTRIBUTES = 10_000
+_MOST_ATTRIBUTE_BYTES = 64 << 20
+_MOST_CHUNK_BYTES = 1 << 30
+_STORED_KINDS = "biufcS"
+
+_DEFLATE, _SHUFFLE, _FLETCHER32, _LZF = 1, 2, 3, 32000
+_STOCK_FILTERS = {_DEFLATE, _SHUFFLE, _FLETCHER32, _LZF}
+_PLUGIN_FILTERS = {32001, 32004, 32008, 32015, 32026}  # Blosc, LZ4, bitshuffle, Zstd, Blosc2
+
+
+def file_of(group: h5py.Group) -> Path:
+    """Return the path of the file that a group is in."""
+    return Path(os.fsdecode(h5f.get_name(group.id)))
+
+
+@contextmanager
+def readable(path: Path, place: str = "structure") -> Iterator[None]:
+    """Turn whatever HDF5 and decoding raise about a file's content into one error.
+
+    Raises
+    ------
+    ShardDamaged
+        What is read in the block cannot be.
+    """
+    try:
+        yield
+    except UNREADABLE as error:
+        raise ShardDamaged(path, place, f"cannot be read: {error}") from error
+
+
+@contextmanager
+def opened(path: Path, *, is_master: bool = False) -> Iterator[h5g.GroupID]:
+    """Open a file to read, and give its root; all that was opened in it is closed at the end.
+
+    Raises
+    ------
+    ShardDamaged
+        It is no HDF5 file, or what is read in the block cannot be.
+    """
+    check_heaps(path, whole=is_master)
+    try:
+        file = open_published(path)
+    except OSError as error:
+        raise ShardDamaged(path, "structure", f"cannot be opened: {error}") from error
+    try:
+        with readable(path):
+            yield h5g.open(file, b"/")
+    finally:
+        h5py.File(file).close()
+
+
+def entries(path: Path, group: h5g.GroupID, limit: int = MOST_NODES) -> list[bytes]:
+    """Return the names in a group, once it is known that each is an object of this file.
+
+    Raises
+    ------
+    ShardDamaged
+        A name is a soft or external link, or there are more than `limit`.
+    """
+    names: list[bytes] = []
+    links: list[bytes] = []
+
+    def visit(name: bytes, info: h5l.LinkInfo) -> bool | None:
+        (names if info.type == h5l.TYPE_HARD else links).append(name)
+        return True if links or len(names) > limit else None  # True ends it; never raise here
+
+    group.links.iterate(visit, info=True)
+    if links:
+        raise ShardDamaged(path, _place(group, links[0]), "expected an object, got a link")
+    if len(names) > limit:
+        raise ShardDamaged(path, _place(group), f"expected at most {limit} entries")
+    return names
+
+
+def open_child(path: Path, group: h5g.GroupID, name: bytes) -> Node:
+    """Open an entry of a group that ``entries`` has listed.
+
+    Raises
+    ------
+    ShardDamaged
+        It is neither a group nor a dataset.
+    """
+    node = h5o.open(group, name)
+    if not isinstance(node, (h5g.GroupID, h5d.DatasetID)):
+        raise ShardDamaged(path, _place(group, name), "expected a group or a dataset")
+    return node
+
+
+def _place(group: Node, name: bytes = b"") -> str:
+    whole = (h5py.h5i.get_name(group) or b"?").rstrip(b"/") + (b"/" + name if name else b"")
+    return os.fsdecode(whole) or "/"
+
+
+def check_column(path: Path, dataset: h5d.DatasetID) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Make sure that a dataset of a table is safe to read; return its dtype and chunk shape.
+
+    Raises
+    ------
+    ShardDamaged
+        Its data lie outside the file, its type or chunks are none that a table has, or it needs
+        a filter that this package does not know.
+    MissingDependency
+        Its filter comes with an extra that is not installed.
+    """
+    properties = dataset.get_create_plist()
+    if properties.get_layout() != h5d.CHUNKED:
+        raise ShardDamaged(path, _place(dataset), "expected chunks in this file, got none")
+    dtype = dataset.dtype
+    if dtype.kind not in _STORED_KINDS or dtype.names is not None or dtype.subdtype is not None:
+        problem = f"expected numbers or text of fixed length, got {dtype}"
+        raise ShardDamaged(path, _place(dataset), problem)
+    chunk: tuple[int, ...] = properties.get_chunk()
+    size = dtype.itemsize * math.prod(chunk)
+    if not is_safe_chunk(dtype, chunk):
+        problem = f"expected chunks of at most 1 GiB, got {size} bytes"
+        raise ShardDamaged(path, _place(dataset), problem)
+    check_filters(path, dataset, properties)
+    return dtype, chunk
+
+
+def is_safe_chunk(dtype: np.dtype[Any] | None, chunk: tuple[int, ...]) -> bool:
+    """Tell whether a chunk of a table is of a size that may be read whole."""
+    return dtype is not None and dtype.itemsize * math.prod(chunk) <= _MOST_CHUNK_BYTES
+
+
+def is_stock_filter(number: int) -> bool:
+    """Tell whether a filter is one that needs no plugin."""
+    return number in _STOCK_FILTERS
+
+
+def check_filters(path: Path, dataset: h5d.DatasetID, properties: h5p.PropDCID) -> None:
+    """Refuse filters that HDF5 would look for in a plugin path.
+
+    Those of the extra ``codecs`` are registered from that package, never searched for.
+    """
+    for i in range(properties.get_nfilters()):
+        number = properties.get_filter(i)[0]
+        if is_stock_filter(number):
+            continue
+        if number not in _PLUGIN_FILTERS:
+            problem = f"expected a filter of this package, got number {number}"
+            raise ShardDamaged(path, _place(dataset), problem)
+        optional("hdf5plugin")
+
+
+def check_memory(path: Path, place: str, size: int) -> None:
+    """Refuse to take more memory than the machine has left.
+
+    Raises
+    ------
+    TooLarge
+        `size` bytes are not available.
+    """
+    if size < _MOST_ATTRIBUTE_BYTES:
+        return
+    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") + _reclaimable()
+    if size > available:
+        raise TooLarge(path, place, size, available)
+
+
+def _reclaimable() -> int:
+    """Return the bytes of the page cache, which the kernel gives back when asked."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return 0
+    sizes = dict(line.split(":") for line in lines)
+    return int(sizes["Cached"].split()[0]) * 1024
+
+
+def read_attributes_of(path: Path, node: Node) -> dict[str, Any]:
+    """Return the attributes of an object, as they stand in the file.
+
+    Raises
+    ------
+    ShardDamaged
+        There are too many, or one is neither numbers nor text, or is too large.
+    """
+    count = h5a.get_num_attrs(node)
+    if count > _MOST_ATTRIBUTES:
+        raise ShardDamaged(path, _place(node), f"expected fewer attributes, got {count}")
+    return dict(_attributes(path, node, count))
+
+
+def _attributes(path: Path, node: Node, count: int) -> Iterator[tuple[str, Any]]:
+    for i in range(count):
+        attribute = h5a.open(node, index=i)
+        name = attribute.name.decode("utf-8", "surrogateescape")
+        if attribute.get_storage_size() > _MOST_ATTRIBUTE_BYTES:
+            raise ShardDamaged(path, f"{_place(node)}@{name}", "expected at most 64 MiB")
+        kind = attribute.get_type()
+        shape: tuple[int, ...] = attribute.shape
+        if isinstance(kind, h5t.TypeStringID):
+            yield name, as_object(node).attrs[name] if shape else _text(attribute)
+            continue
+        dtype = kind.dtype
+        if dtype.kind not in _STORED_KINDS:
+            problem = f"expected numbers or text, got {dtype}"
+            raise ShardDamaged(path, f"{_place(node)}@{name}", problem)
+        value = np.empty(shape, dtype)
+        attribute.read(value)
+        yield name, value if shape else value[()]
+
+
+def _text(attribute: h5a.AttrID) -> str:
+    """Return an attribute's text; what is not UTF-8 raises UnicodeError."""
+    value = np.empty((), attribute.dtype)
+    attribute.read(value)
+    text: Any = value[()]
+    data: bytes = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
+    return data.decode("utf-8")
+
+
+def as_object(node: Node) -> h5py.Group | h5py.Dataset:
+    """Return the high-level object of an open identifier."""
+    return h5py.Group(node) if isinstance(node, h5g.GroupID) else h5py.Dataset(node)
+
+
+def read_text_attribute(path: Path, node: Node, name: str) -> str:
+    """Return one attribute that is text.
+
+    Raises
+    ------
+    ShardDamaged
+        There is none of that name, or it is something else.
+    """
+    try:
+        attribute = h5a.open(node, name.encode())
+        if isinstance(attribute.get_type(), h5t.TypeStringID) and not attribute.shape:
+            return _text(attribute)
+    except (KeyError, OSError, RuntimeError) as error:
+        raise ShardDamaged(path, f"@{name}", f"cannot be read: {error}") from error
+    raise ShardDamaged(path, f"@{name}", "expected text")
+
+
+def check_path(path: Path, root: h5py.h5f.FileID | h5g.GroupID, place: str) -> None:
+    """Make sure that each step of a path inside a file is an object of this file.
+
+    Raises
+    ------
+    ShardDamaged
+        A step is a link, or is not there.
+    """
+    links = h5g.open(root, b"/").links if not isinstance(root, h5g.GroupID) else root.links
+    step = b""
+    for name in place.encode("utf-8", "surrogateescape").split(b"/"):
+        step = step + b"/" + name if step else name
+        if not links.exists(step) or links.get_info(step).type != h5l.TYPE_HARD:
+            raise ShardDamaged(path, os.fsdecode(step), "expected an object, got a link or none")
+
+
+def check_tree(path: Path, node: Node, *, may_be_virtual: bool = False, depth: int = 0) -> None:
+    """Make sure that what lies below a group is safe to read whole.
+
+    Parameters
+    ----------
+    path
+        The file, for errors.
+    node
+        The group or dataset.
+    may_be_virtual
+        Let virtual datasets pass; their sources are the caller's to check.
+    depth
+        How deep it lies.
+
+    Raises
+    ------
+    ShardDamaged
+        It holds links, cycles, data of other files or unknown filters.
+    TooLarge
+        A dataset does not fit into memory.
+    """
+    if depth > DEEPEST:
+        raise ShardDamaged(path, _place(node), f"expected groups at most {DEEPEST} deep")
+    if isinstance(node, h5g.GroupID):
+        for name in entries(path, node):
+            child = open_child(path, node, name)
+            check_tree(path, child, may_be_virtual=may_be_virtual, depth=depth + 1)
+        return
+    properties = node.get_create_plist()
+    is_virtual = properties.get_layout() == h5d.VIRTUAL
+    if properties.get_external_count() or (is_virtual and not may_be_virtual):
+        raise ShardDamaged(path, _place(node), "expected data of its own, got a reference")
+    check_filters(path, node, properties)
+    check_memory(path, _place(node), math.prod(node.shape) * node.dtype.itemsize)
+
+
+def is_inside(path: Path, root: Path) -> bool:
+    """Tell whether a file lies below a directory, once links are followed."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))

@@ -1,0 +1,1 @@
+"""Episodes, finished or live, one by one and across an experiment."""

@@ -1,0 +1,89 @@
+"""Finding an experiment, and the index in its master.
+
+Invariant: an index returned has every field that this version reads.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from shardwriter.errors import ExperimentNotFound, FormatError, ShardDamaged
+from shardwriter.files.global_heap import check_heaps
+from shardwriter.files.layout import INDEX, MASTER, SHARDS, unfinished_text
+from shardwriter.files.published import published_file
+from shardwriter.files.schema import INDEX_DTYPE
+from shardwriter.files.shard_description import check_format
+from shardwriter.files.untrusted import check_path, check_tree, read_attributes_of
+
+__all__ = ["master_of", "open_index", "recording_of"]
+
+
+def open_index(path: Path) -> tuple[h5py.File, np.ndarray[Any, Any]]:
+    """Open a master and read its index.
+
+    Raises
+    ------
+    FormatError
+        It is of another format or version, or cannot be read.
+    """
+    try:
+        check_heaps(path, whole=True)
+        file = published_file(path)
+    except (OSError, ShardDamaged) as error:
+        raise FormatError(path, "an HDF5 file", str(error)) from error
+    try:
+        check_format(path, read_attributes_of(path, file["/"].id))
+        if INDEX not in file:
+            raise FormatError(path, f"a master with {INDEX}", "none; is it a shard?")
+        check_path(path, file.id, INDEX)
+        check_tree(path, file[INDEX].id)
+        index = file[INDEX][()]
+        lacking = set(INDEX_DTYPE.names or ()) - set(index.dtype.names or ())
+        if lacking or index.ndim != 1:
+            raise FormatError(path, f"an {INDEX} with {', '.join(sorted(lacking))}", "none")
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError, ShardDamaged) as error:
+        file.close()
+        raise FormatError(path, f"a readable {INDEX}", str(error)) from error
+    except BaseException:
+        file.close()
+        raise
+    return file, index
+
+
+def master_of(path: Path) -> Path:
+    """Return the master that a path leads to: the file itself, or that of a directory.
+
+    Raises
+    ------
+    ExperimentNotFound
+        There is none.
+    """
+    if path.is_dir():
+        if (path / MASTER).is_file():
+            return path / MASTER
+        if (path / SHARDS).is_dir():
+            unfinished = unfinished_text(path)
+            then = f"{unfinished}, and then" if unfinished else "run"
+            advice = f"{then} `shardwriter merge {path}`"
+        else:
+            advice = "give the directory of an experiment"
+        raise ExperimentNotFound(path, f"a master {MASTER} in it", advice)
+    if not path.is_file():
+        raise ExperimentNotFound(path, "an experiment's directory or master", "check the path")
+    return path
+
+
+def recording_of(path: Path) -> Path:
+    """Return an experiment's directory, to read it live.
+
+    Raises
+    ------
+    ExperimentNotFound
+        It is not the directory of one.
+    """
+    if not (path / SHARDS).is_dir():
+        expected = f"the directory of an experiment, with a folder {SHARDS}/"
+        raise ExperimentNotFound(path, expected, "give the directory that a DataExporter made")
+    return path

@@ -1,0 +1,223 @@
+"""The shards behind a master, open while they are needed.
+
+Invariant: a shard is lent out only after it was found to be the one that the master was built
+from, inside the master's root, and no more than a bounded number of idle ones stay open.
+"""
+
+import os
+import resource
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from h5py import h5f, h5g
+
+from shardwriter.errors import MasterStale, ShardDamaged, ShardMissing, ShardOutside
+from shardwriter.files.global_heap import check_heaps
+from shardwriter.files.layout import episode_group
+from shardwriter.files.published import open_published
+from shardwriter.files.structure import UNCERTAIN, Structure, Unfamiliar
+from shardwriter.files.untrusted import check_path, read_text_attribute, readable
+
+__all__ = ["ShardFiles"]
+
+_MOST_OPEN = 64
+_SHARE = 4  # of the descriptors that the process may have, one in so many
+
+
+class _OpenShard:
+    __slots__ = ("file", "users")
+
+    def __init__(self, file: h5f.FileID) -> None:
+        self.file = file
+        self.users = 0
+
+
+class ShardFiles:
+    """Opens shards by the rows of a master's index; any number of threads may use it.
+
+    Parameters
+    ----------
+    master
+        The master's path.
+    root
+        The directory that no shard may lie outside of.
+    index
+        The master's index.
+    file
+        The master, open: a packed one holds its episodes itself. None where there is none.
+
+    Attributes
+    ----------
+    most_open
+        How many shards are kept open for the next time.
+    """
+
+    def __init__(
+        self, master: Path, root: Path, index: np.ndarray[Any, Any], file: h5py.File | None
+    ) -> None:
+        self._master = master
+        self._root = os.path.realpath(root)
+        self._file = file
+        self._folder = os.fspath(master.parent)
+        self._names: list[str] = [os.fsdecode(name) for name in index["shard"].tolist()]
+        self._sizes: list[int] = index["size"].tolist()
+        self._uuids: list[bytes] = index["uuid"].tolist()
+        self._ids: list[int] = index["episode_id"].tolist()
+        self._shard_ids: list[int] = index["shard_episode_id"].tolist()
+        self._open: OrderedDict[str, _OpenShard] = OrderedDict()
+        self._folders: dict[str, bool] = {}
+        self._lock = threading.Lock()
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self.most_open = max(1, min(_MOST_OPEN, limit // _SHARE))
+
+    @contextmanager
+    def group(self, row: int) -> Iterator[h5py.Group]:
+        """Lend out an episode's group in its shard, which stays open meanwhile.
+
+        Raises
+        ------
+        ShardMissing, MasterStale, ShardDamaged, ShardOutside
+            The shard is not there, not the one of the master, not readable, or elsewhere.
+        """
+        name = self._names[row]
+        place = episode_group(self._shard_ids[row])
+        if not name and self._file is not None:
+            yield self._episode(self._master, self._file.id, place)
+            return
+        with self._lock:
+            shard = self._open.pop(name, None)
+            if shard is None:
+                shard = _OpenShard(self._checked(row))
+            self._open[name] = shard
+            shard.users += 1
+            self._close_idle()
+        try:
+            yield self._episode(self.path(row), shard.file, place)
+        finally:
+            with self._lock:
+                shard.users -= 1
+
+    @staticmethod
+    def _episode(path: Path, file: h5f.FileID, place: str) -> h5py.Group:
+        with readable(path, place):
+            check_path(path, file, place)
+            return h5py.Group(h5g.open(file, place.encode()))
+
+    def path(self, row: int) -> Path:
+        """Return the path of an episode's shard."""
+        return self._master.parent / self._names[row] if self._names[row] else self._master
+
+    def close(self) -> None:
+        """Close every shard."""
+        with self._lock:
+            for shard in self._open.values():
+                shard.file.close()
+            self._open.clear()
+
+    def _close_idle(self) -> None:
+        surplus = len(self._open) - self.most_open
+        if surplus > 0:
+            idle = [name for name, shard in self._open.items() if shard.users == 0]
+            for name in idle[:surplus]:
+                self._open.pop(name).file.close()
+
+    def check(self, row: int) -> None:
+        """Check an episode's shard, as ``group`` does, without lending it out.
+
+        Raises
+        ------
+        ShardMissing, MasterStale, ShardDamaged, ShardOutside
+            As ``group``.
+        """
+        with self._lock:
+            is_open = self._names[row] in self._open
+        if not self._names[row] or is_open:
+            return
+        try:
+            self.structure(row, is_read_whole=False).close()
+        except UNCERTAIN:
+            self._checked(row).close()
+
+    def stored(self, row: int) -> tuple[Structure, str]:
+        """Open an episode's shard to be read from its bytes; return it and the episode's group.
+
+        Raises
+        ------
+        Unfamiliar, OSError, ValueError
+            As ``structure``.
+        """
+        return self.structure(row), episode_group(self._shard_ids[row])
+
+    def structure(self, row: int, *, is_read_whole: bool = True) -> Structure:
+        """Open an episode's shard to be read from its bytes, once it is known to be the right one.
+
+        Raises
+        ------
+        Unfamiliar, OSError, ValueError
+            Something is wrong, or unknown here; ``group`` finds out what.
+        """
+        path = f"{self._folder}/{self._names[row]}"
+        if not self._names[row] or not self._is_below_root(os.path.dirname(path)):
+            raise Unfamiliar
+        structure = Structure(path, is_read_whole=is_read_whole)
+        try:
+            attributes = structure.attributes(
+                structure.messages(structure.root), ("format", "format_version")
+            )
+            uuid = attributes.get("uuid", "").encode()
+            if structure.size != self._sizes[row] or uuid != self._uuids[row]:
+                raise Unfamiliar
+        except BaseException:
+            structure.close()
+            raise
+        return structure
+
+    def _checked(self, row: int) -> h5f.FileID:
+        """Open a shard, once it is known to be the one that the master was built from."""
+        path = self.path(row)
+        advice = f"put it back, or run `shardwriter merge` or `shardwriter relink {self._master}`"
+        try:
+            size = path.stat().st_size
+        except (OSError, ValueError) as error:  # ValueError: a name with NUL in it
+            raise ShardMissing(path, self._ids[row], advice) from error
+        self._check_inside(path)
+        if size != self._sizes[row]:
+            expected = f"{self._sizes[row]} bytes"
+            raise MasterStale(self._master, path, expected, f"{size}", advice)
+        check_heaps(path)
+        try:
+            opened = open_published(path)
+        except OSError as error:
+            raise ShardDamaged(path, "structure", f"cannot be opened: {error}") from error
+        try:
+            with readable(path):
+                found = read_text_attribute(path, h5g.open(opened, b"/"), "uuid")
+            expected = self._uuids[row].decode("ascii", "replace")
+            if found != expected:
+                stale = f"shard {found}"
+                raise MasterStale(self._master, path, f"shard {expected}", stale, advice)
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+
+    def _check_inside(self, path: Path) -> None:
+        if self._is_below_root(os.path.dirname(path)) and not path.is_symlink():
+            return
+        if not _is_below(os.path.realpath(path), self._root):
+            raise ShardOutside(path, Path(self._root))
+
+    def _is_below_root(self, folder: str) -> bool:
+        if folder not in self._folders:
+            self._folders[folder] = _is_below(os.path.realpath(folder), self._root)
+        return self._folders[folder]
+
+
+def _is_below(path: str, root: str) -> bool:
+    return path == root or path.startswith(root.rstrip("/") + "/")

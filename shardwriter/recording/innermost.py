@@ -1,0 +1,147 @@
+"""The innermost step of ``log_timestep``: compiled where the package was built with a compiler.
+
+Invariant: what is compiled is a shortcut. It stores a timestep as ``TimestepLog`` would, or stores
+nothing and leaves it to that; so without it everything works, and is slower. The classes here are
+what stands in its place then. ``SHARDWRITER_PURE_PYTHON=1`` keeps it out.
+"""
+
+import os
+from importlib import import_module
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+__all__ = ["Cursor", "Step", "new_cursor", "new_step"]
+
+Array = np.ndarray[Any, Any]
+
+_FURTHEST = 2**63 - 1
+
+
+class Cursor(Protocol):
+    """Where the next row of a table goes."""
+
+    def enter(
+        self, names: tuple[str, ...], arrays: tuple[Array, ...], counter: memoryview, base: int, /
+    ) -> None:
+        """Go on in a slot.
+
+        Parameters
+        ----------
+        names
+            The columns after ``timesteps``.
+        arrays
+            All columns of the slot, ``(rows, *shape)``.
+        counter
+            The table's row counter, one 8-byte word.
+        base
+            The table's row that is the slot's first.
+        """
+
+
+class Step(Protocol):
+    """Logs the usual timesteps of one episode.
+
+    Attributes
+    ----------
+    first_valid
+        The smallest timestep that may come.
+    next_sample
+        The smallest timestep whose neural state is stored.
+    n_neurons
+        How many entries a vector of spikes has, -1 where that is not known.
+    """
+
+    first_valid: int
+    next_sample: int
+    n_neurons: int
+
+    def log(
+        self,
+        timestep: Any,
+        neural_state: Any,
+        spikes: Any,
+        behavior: Any,
+        reward: Any,
+        spike_ids: Any,
+        /,
+    ) -> bool:
+        """Log a timestep and return True, or log nothing and return False."""
+
+
+class PythonCursor:
+    """Keeps nothing."""
+
+    def enter(
+        self, names: tuple[str, ...], arrays: tuple[Array, ...], counter: memoryview, base: int, /
+    ) -> None:
+        """Do nothing."""
+
+
+class PythonStep:
+    """Leaves every timestep to its caller."""
+
+    __slots__ = ("first_valid", "n_neurons", "next_sample")
+
+    def __init__(self, is_checked: bool) -> None:
+        self.first_valid = 0 if is_checked else -(2**63)
+        self.next_sample = -(2**63)
+        self.n_neurons = -1
+
+    def log(
+        self,
+        timestep: Any,
+        neural_state: Any,
+        spikes: Any,
+        behavior: Any,
+        reward: Any,
+        spike_ids: Any,
+        /,
+    ) -> bool:
+        """Return False."""
+        return False
+
+
+def _load() -> Any:
+    if os.environ.get("SHARDWRITER_PURE_PYTHON"):
+        return None
+    try:
+        return import_module("shardwriter.recording._fast")
+    except ImportError:
+        return None
+
+
+compiled = _load()
+
+
+def new_cursor() -> Cursor:
+    """Return a cursor that is in no slot."""
+    return cast(Cursor, compiled.Cursor()) if compiled else PythonCursor()
+
+
+def new_step(
+    steps: memoryview,
+    sampling: int,
+    is_checked: bool,
+    neural: Cursor,
+    spikes: Cursor,
+    behavior: Cursor,
+    rewards: Cursor,
+) -> Step:
+    """Return what logs an episode's timesteps.
+
+    Parameters
+    ----------
+    steps
+        Counts them: one 8-byte word.
+    sampling
+        Timesteps from one stored neural state to the next.
+    is_checked
+        Whether timesteps must not fall, and ids lie within the network.
+    neural, spikes, behavior, rewards
+        Where the next row of each table goes.
+    """
+    if not compiled or sampling > _FURTHEST:
+        return PythonStep(is_checked)
+    tables = (neural, spikes, behavior, rewards)
+    return cast(Step, compiled.Step(steps, sampling, is_checked, *tables))

@@ -1,0 +1,478 @@
+"""From slots to chunks: brings one episode from its buffer to its shard.
+
+The same steps serve the process that logs, a writer process and recovery. Invariant: part and
+buffer together always hold every committed row; a slot is reported free only after its rows
+are flushed into the part.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shardwriter.errors import BufferDamaged, EpisodeBusy, ShardDamaged
+from shardwriter.files.buffer import Buffer, Record, TableSlots, remove_buffer
+from shardwriter.files.compression import Compression
+from shardwriter.files.groups import write_attributes, write_tree
+from shardwriter.files.journal import replay, sync_directory, sync_file
+from shardwriter.files.layout import REWARDS, SPIKES, EpisodePaths
+from shardwriter.files.publication import publish
+from shardwriter.files.salvage import check_opens, is_sealed, part_tables, salvage, set_aside
+from shardwriter.files.shard import Codecs, Shard, amended, append_to, create
+from shardwriter.files.shard_description import describe
+from shardwriter.files.tree import Leaf, unpack
+from shardwriter.system.instants import reached
+from shardwriter.system.process import Identity
+
+__all__ = ["EpisodeWriter", "Sealed", "finished"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """What became of an episode.
+
+    ``raw_bytes`` and ``stored_bytes`` are those of each column, before and after compression;
+    ``busy_s`` is what the writer worked of the ``open_s`` that it had the episode, ``blocked_s``
+    what logging waited for free slots, ``slots_high_water`` the largest part of a table's slots
+    that waited to be written; ``codec_choices`` says of each column whose codec was chosen by
+    measurement what was chosen, and why. ``rows`` counts the rows of each table in the shard;
+    ``lost`` those that were committed but could not be found, which only damaged files bring
+    about, and ``damage`` says which. A table whose loss cannot be counted has -1 there.
+    """
+
+    episode: int
+    shard: Path
+    status: str
+    rows: Mapping[str, int]
+    lost: Mapping[str, int]
+    damage: tuple[str, ...] = ()
+    raw_bytes: Mapping[str, int] = field(default_factory=dict)
+    stored_bytes: Mapping[str, int] = field(default_factory=dict)
+    busy_s: float = 0.0
+    open_s: float = 0.0
+    blocked_s: float = 0.0
+    slots_high_water: float = 0.0
+    codec_choices: Mapping[str, str] = field(default_factory=dict)
+
+
+def finished(paths: EpisodePaths) -> Sealed:
+    """Return what a published shard says of itself, and remove a buffer that is left of it."""
+    (shard,) = describe(paths.shard)
+    remove_buffer(paths.buffer)
+    rows = {name: shard.rows(name) for name in shard.tables}
+    return Sealed(paths.episode, paths.shard, str(shard.attributes["status"]), rows, {})
+
+
+class EpisodeWriter:
+    """Writes one episode's chunks as its slots fill, and seals the shard at its end.
+
+    Parameters
+    ----------
+    paths
+        The episode's files.
+    codecs
+        Codecs by table and column, kept by the caller from episode to episode.
+    wait
+        Wait for another process that writes this shard, instead of raising.
+    owner
+        The process that logs the episode, where it is known. A writer that outlived its own may
+        find another attempt's buffer in the place of the one that it was to drain.
+    is_recovery
+        Verify everything, and go on with what is sound where a file is damaged: with the longest
+        prefix of each table. Files with damage are kept in ``shards/damaged/``.
+
+    Raises
+    ------
+    EpisodeBusy
+        Another living process writes this shard, or logs this episode.
+    FileNotFoundError
+        The buffer is gone: the shard was published.
+    BufferDamaged, ShardDamaged
+        The buffer, or a part left by a killed writer, cannot be read.
+    """
+
+    def __init__(
+        self,
+        paths: EpisodePaths,
+        codecs: Codecs,
+        *,
+        wait: bool = False,
+        owner: Identity | None = None,
+        is_recovery: bool = False,
+    ) -> None:
+        self._paths = paths
+        self._codecs = codecs
+        self._buffer = Buffer.open(paths.buffer)
+        self._tables: dict[str, TableSlots] = {}
+        self._static: list[list[Leaf]] = []
+        self._end: dict[str, Any] = {}
+        self._start: dict[str, Any] = {}
+        self._shard: Shard | None = None
+        self._written: dict[str, int] = {}  # whole chunks flushed, by table
+        self._rewards: dict[int, float] = {}  # sum of rewards, by chunk
+        self._is_sealed = False
+        self._raw_bytes: Mapping[str, int] = {}
+        self._stored_bytes: Mapping[str, int] = {}
+        self._codec_choices: Mapping[str, str] = {}
+        self.busy_s = 0.0
+        self._opened_at = time.perf_counter()
+        self._is_recovery = is_recovery
+        self._kept: dict[str, int] = {}  # rows of the tables of which not all are sound
+        self._part_only: dict[str, int] = {}  # rows of tables that the buffer does not know
+        self._in_part: dict[str, int] = {}  # whole chunks that were found in a part
+        self._only_in_part: set[tuple[str, int]] = set()  # of them, those with a damaged slot
+        self._damage: list[str] = []
+        self._flushed: dict[str, int] = {}  # rows of each table when `flush` last wrote
+        self.episode = paths.episode
+        self._read_records()
+        if owner is not None and self._start and self._start["owner"] != owner.to_json():
+            raise EpisodeBusy(paths.episode, paths.buffer)
+        if not self._buffer.lock(wait=wait):
+            raise EpisodeBusy(paths.episode, paths.buffer)
+        try:
+            if not self._buffer.is_linked:
+                raise FileNotFoundError(paths.buffer)
+            self._begin()
+        except BaseException:
+            self.close()  # or nobody could try again while this process lives
+            raise
+
+    def _begin(self) -> None:
+        self._read_records()
+        if not self._start:
+            raise BufferDamaged(self._paths.buffer, "its start record is gone")
+        self._compression = Compression(**self._start["compression"])
+        if self._paths.part.exists() or self._paths.journal.exists():
+            self._take_over()
+        if self._is_recovery:
+            self._verify_slots()
+
+    def drain(self, name: str, chunk: int) -> None:
+        """Write and flush a full slot; the slot is free when this returns."""
+        began = time.perf_counter()
+        self._read_records()
+        shard = self._part([name])
+        self._write_chunk(shard, name, chunk, self._tables[name].table.rows_per_chunk)
+        reached("chunk written")
+        shard.file.flush()
+        reached("chunk flushed")
+        self._written[name] = chunk + 1
+        self.busy_s += time.perf_counter() - began
+
+    def flush(self) -> None:
+        """Write and flush the rows of slots that are not full yet, if there are new ones."""
+        self._read_records()
+        rows = {name: slots.rows for name, slots in self._tables.items()}
+        if rows == self._flushed or self._is_sealed:
+            return
+        self._flushed = rows
+        shard = self._part(self._tables)
+        for name in self._tables:
+            self._write_rest(shard, name)
+        shard.file.flush()
+        if self._start.get("durability") == "power":
+            self._sync()
+
+    def _sync(self) -> None:
+        """Bring part and buffer to stable storage, with a mark that tells how far."""
+        for slots in self._tables.values():
+            slots.mark()
+        sync_file(self._paths.part)
+        self._buffer.sync()
+        sync_directory(self._paths.part.parent)
+
+    def seal(self) -> Sealed:
+        """Write what is left, publish the shard and remove the buffer.
+
+        An episode whose end was never logged becomes ``interrupted``.
+        """
+        began = time.perf_counter()
+        self._read_records()
+        rows = {name: self._rows(name) for name in self._tables} | self._part_only
+        if self._is_sealed:
+            finished = self._paths.part
+        elif self._shard is None:
+            finished = self._write_whole(rows)
+        else:
+            finished = self._finish_part(self._part(self._tables))
+        publish(finished, self._paths.shard)
+        if self._damage:
+            set_aside(self._paths.buffer, self._paths.damaged)
+        self._buffer.unlink()
+        lost = {n: max(-1, self._tables[n].rows - kept) for n, kept in self._kept.items()}
+        return Sealed(
+            self.episode,
+            self._paths.shard,
+            self._status(),
+            rows,
+            lost,
+            tuple(self._damage),
+            self._raw_bytes,
+            self._stored_bytes,
+            self.busy_s + time.perf_counter() - began,
+            time.perf_counter() - self._opened_at,
+            codec_choices=self._codec_choices,
+        )
+
+    @property
+    def flush_interval_s(self) -> float:
+        """After how long ``flush`` is due again."""
+        return float(self._start["flush_interval_s"])
+
+    @property
+    def buffer(self) -> Buffer:
+        """The episode's buffer."""
+        return self._buffer
+
+    def close(self) -> None:
+        """Let go of the files as they are; another writer may go on."""
+        self._buffer.unlock()
+        if self._shard is not None:
+            self._shard.file.close()
+            self._shard = None
+
+    # -- reading the buffer ---------------------------------------------------------------
+
+    def _rows(self, name: str) -> int:
+        return self._kept.get(name, self._tables[name].rows)
+
+    def _read_records(self) -> None:
+        for record, slots in self._read_new():
+            if record.kind == "start":
+                self._start = json.loads(record.payload)
+            elif record.kind == "tables":
+                self._tables.update({table.table.name: table for table in slots})
+            elif record.kind == "static":
+                self._static.append(unpack(record.payload))
+            else:
+                self._end = json.loads(record.payload)
+
+    def _read_new(self) -> list[tuple[Record, list[TableSlots]]]:
+        try:
+            return self._buffer.read_new()
+        except BufferDamaged as damage:
+            self._note(damage)
+            return []
+
+    # -- writing --------------------------------------------------------------------------
+
+    def _part(self, needed: Iterable[str]) -> Shard:
+        """Return the part, with the tables that are needed now.
+
+        An adaptive codec is chosen from a table's own data, so its datasets wait for them; else
+        every known table is made at once.
+        """
+        if not self._compression.adaptive:
+            needed = self._tables
+        missing = [
+            self._tables[name]
+            for name in needed
+            if self._shard is None or self._tables[name].table not in self._shard
+        ]
+        if self._shard is None:
+            self._shard = self._create()
+            self._add_tables(self._shard, missing)
+            self._publish_part(self._shard)
+        elif missing:
+            shard = self._shard
+            self._amend(shard, lambda: self._add_tables(shard, missing))
+            shard.bind(append_to(self._paths.part))
+        return self._shard
+
+    def _create(self) -> Shard:
+        self._paths.temporary.unlink(missing_ok=True)
+        file = create(self._paths.temporary, self.episode)
+        shard = Shard(self.episode, self._compression, self._codecs, file)
+        write_attributes(shard.group, {key: self._start[key] for key in ("seed", "start_time")})
+        return shard
+
+    def _publish_part(self, shard: Shard) -> None:
+        shard.file.swmr_mode = True
+        shard.file.flush()
+        reached("part created")
+        self._paths.temporary.replace(self._paths.part)
+        reached("part published")
+
+    def _amend(self, shard: Shard, change: Callable[[], None]) -> None:
+        shard.file.close()
+        with amended(self._paths.part, self._paths.journal) as file:
+            shard.bind(file)
+            change()
+
+    def _add_tables(self, shard: Shard, tables: Iterable[TableSlots]) -> None:
+        for slots in tables:
+            shard.add_table(slots.table, sample=slots.newest())
+
+    def _write_chunk(self, shard: Shard, name: str, chunk: int, rows: int) -> None:
+        slots = self._tables[name].slots
+        columns = slots[chunk % len(slots)]
+        shard.write_chunk(name, chunk, columns, rows)
+        if name == REWARDS:
+            with np.errstate(all="ignore"):  # inf - inf is the caller's business
+                self._rewards[chunk] = float(np.sum(columns[1][:rows]))
+
+    def _write_rest(self, shard: Shard, name: str) -> None:
+        """Write the chunks that no hand-over announced, the last one as far as it goes."""
+        table = self._tables[name].table
+        rows = self._rows(name)
+        for chunk in range(self._written.get(name, 0), -(-rows // table.rows_per_chunk)):
+            if (name, chunk) in self._only_in_part:
+                continue
+            count = min(table.rows_per_chunk, rows - chunk * table.rows_per_chunk)
+            self._write_chunk(shard, name, chunk, count)
+
+    # -- sealing --------------------------------------------------------------------------
+
+    def _write_whole(self, rows: Mapping[str, int]) -> Path:
+        shard = self._create()
+        for name, slots in self._tables.items():
+            shard.add_table(slots.table, rows[name], slots.newest())
+            self._write_rest(shard, name)
+        self._describe(shard)
+        shard.file.close()
+        return self._paths.temporary
+
+    def _finish_part(self, shard: Shard) -> Path:
+        for name in self._tables:
+            self._write_rest(shard, name)
+        shard.file.flush()
+        self._amend(shard, lambda: self._describe(shard))
+        self._shard = None
+        return self._paths.part
+
+    def _describe(self, shard: Shard) -> None:
+        """Write everything about the episode that is not a table."""
+        shard.write_digests()
+        self._raw_bytes, self._stored_bytes = shard.column_bytes()
+        self._codec_choices = shard.codec_choices()
+        for leaves in self._static:
+            write_tree(shard.group, leaves)
+        write_attributes(
+            shard.group,
+            {
+                "episode_id": self.episode,
+                "seed": self._start["seed"],
+                "start_time": self._start["start_time"],
+                "end_time": datetime.now(UTC).isoformat(),
+                "success": False,
+                "total_timesteps": self._buffer.steps[0],
+                "total_spikes": self._rows(SPIKES) if SPIKES in self._tables else 0,
+                "total_reward": float(sum(self._rewards.values())),  # fsum refuses inf and -inf
+                **self._end,
+                "status": self._status(),
+            },
+        )
+
+    def _status(self) -> str:
+        has_rows = self._part_only or any(slots.rows for slots in self._tables.values())
+        if not has_rows and not self._end.get("error"):
+            return "empty"
+        return str(self._end.get("status", "interrupted"))
+
+    # -- going on where another writer was killed ------------------------------------------
+
+    def _take_over(self) -> None:
+        """Make the part whole again and write what only the buffer holds."""
+        paths = self._paths
+        readable = self._is_readable()
+        if readable and is_sealed(paths.part, self.episode):
+            self._is_sealed = True
+            return
+        shard = self._create()
+        for name, slots in self._tables.items():
+            if readable:
+                kept = salvage(paths.part, shard, slots.table)
+            else:
+                shard.add_table(slots.table)
+                kept = 0
+            self._go_on_from(name, kept)
+            if name == REWARDS:
+                self._rewards = shard.sums(name, 1, kept)
+            self._in_part[name] = kept
+        if readable:
+            for table in part_tables(paths.part, self.episode):
+                if table.name not in self._tables:  # its record is damaged
+                    salvage(paths.part, shard, table, whole=False)
+                    self._part_only[table.name] = shard.rows()[table.name]
+        reached("rows salvaged")
+        if self._damage:
+            set_aside(paths.part, paths.damaged)
+        self._publish_part(shard)
+        self._shard = shard
+
+    def _is_readable(self) -> bool:
+        """Bring the part up to date with its journal and tell whether it can be read at all."""
+        paths = self._paths
+        try:
+            if paths.journal.exists():
+                replay(paths.journal, paths.part)
+        except (ShardDamaged, FileNotFoundError) as damage:
+            self._note(damage)
+            set_aside(paths.journal, paths.damaged)
+            paths.journal.unlink()
+        try:
+            check_opens(paths.part, self.episode)
+        except ShardDamaged as damage:
+            self._note(damage)
+            return False
+        return True
+
+    def _note(self, damage: Exception) -> None:
+        """Raise what a recovery would go on from."""
+        if not self._is_recovery:
+            raise damage
+        if str(damage) not in self._damage:
+            self._damage.append(str(damage))
+
+    def _go_on_from(self, name: str, chunks: int) -> None:
+        """Take a table's first chunks as written, as far as the buffer does not have them."""
+        slots = self._tables[name]
+        needed = slots.oldest_unless_free
+        self._written[name] = min(chunks, slots.oldest_chunk)
+        if chunks < needed:
+            place = f"{name}, chunk {chunks}"
+            self._note(ShardDamaged(self._paths.part, place, "it cannot be read"))
+        if chunks < needed or chunks * slots.table.rows_per_chunk > slots.rows:
+            self._written[name] = chunks
+            self._kept[name] = chunks * slots.table.rows_per_chunk
+
+    def _verify_slots(self) -> None:
+        """Find the first full slot of each table whose content has changed."""
+        if self._is_sealed:
+            return
+        for name, slots in self._tables.items():
+            rows = slots.table.rows_per_chunk
+            if name not in self._written:
+                self._go_on_from(name, 0)
+            self._verify_rest(name, slots)
+            for chunk in range(self._written[name], self._rows(name) // rows):
+                if slots.is_intact(chunk, or_unknown=not self._has_rebooted):
+                    continue
+                if chunk < self._in_part.get(name, 0):
+                    self._only_in_part.add((name, chunk))
+                else:
+                    self._damage.append(f"{self._paths.buffer}: {name}: chunk {chunk} has changed")
+                    self._kept[name] = chunk * rows
+                    break
+
+    @property
+    def _has_rebooted(self) -> bool:
+        """Whether the buffer was logged to before this boot: memory may not have reached it all."""
+        return bool(self._start["owner"]["boot_id"] != Identity.own().boot_id)
+
+    def _verify_rest(self, name: str, slots: TableSlots) -> None:
+        """After a power loss, keep of the slot that is not full what its mark covers."""
+        rows = self._rows(name)
+        rest = rows % slots.table.rows_per_chunk
+        if not rest or not self._has_rebooted:
+            return
+        marked = slots.marked_rows()
+        kept = rows - rest if marked is None else marked
+        if kept < rows:
+            self._damage.append(f"{name}: rows {kept} to {rows - 1} were logged too late")
+            self._kept[name] = kept

@@ -1,0 +1,139 @@
+"""Bringing the episodes of dead processes to their end.
+
+Invariant: what a living process owns is never touched, and doing it twice changes nothing.
+"""
+
+import fcntl
+import os
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from shardwriter.errors import ExperimentNotFound, ShardDamaged
+from shardwriter.files.experiment_file import remove_unfinished
+from shardwriter.files.layout import (
+    SHARDS,
+    EpisodePaths,
+    episode_group,
+    leftover_episodes,
+    listed_episodes,
+)
+from shardwriter.files.packed import packed_episodes
+from shardwriter.files.published import published_file
+from shardwriter.progress import progress_bar
+from shardwriter.recovery.abandoned import RecoveredEpisode, brought_to_end, foreseen, left_alone
+
+__all__ = ["RecoveredEpisode", "exit_code", "is_good", "missing", "recover", "recover_episode"]
+
+
+def recover(
+    directory: Path,
+    *,
+    dry_run: bool = False,
+    force_hosts: Collection[str] = (),
+    progress: bool = False,
+) -> list[RecoveredEpisode]:
+    """Bring every episode of an experiment that no living process owns to its end.
+
+    Safe to be killed and run again, to run twice at once, and to run while episodes are recorded.
+
+    Parameters
+    ----------
+    directory
+        The experiment's directory.
+    dry_run
+        Change nothing; tell what would be done.
+    force_hosts
+        Names of hosts whose episodes are taken for dead, also those of another container of this
+        one. Only for those who know that nothing records there any more.
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    list of RecoveredEpisode
+        One for each episode that was unfinished, in order of id.
+
+    Raises
+    ------
+    ExperimentNotFound
+        The directory is not an experiment's.
+    """
+    directory = directory.absolute()
+    shards = directory / SHARDS
+    if not shards.is_dir():
+        raise ExperimentNotFound(
+            directory, f"an experiment with a folder {SHARDS}/", "give the directory of one"
+        )
+    action = foreseen if dry_run else brought_to_end
+    with _locked(shards, dry_run=dry_run):
+        if not dry_run:
+            remove_unfinished(directory)
+        episodes = leftover_episodes(directory)
+        found = []
+        with progress_bar("recover", "episode", len(episodes), shown=progress) as bar:
+            for episode in episodes:
+                paths = EpisodePaths(directory, episode)
+                found.append(left_alone(paths, force_hosts) or action(paths))
+                bar.update()
+    return [result for result in found if result is not None]
+
+
+def recover_episode(paths: EpisodePaths) -> RecoveredEpisode | None:
+    """Bring the episode of a dead process to its end; wait for a writer of it that still lives.
+
+    Returns
+    -------
+    RecoveredEpisode or None
+        None where nothing was left to do.
+    """
+    return left_alone(paths) or brought_to_end(paths, wait=True)
+
+
+def exit_code(episodes: Sequence[RecoveredEpisode]) -> int:
+    """Return 0 for all recovered, 3 for recovered with loss, 1 where something could not be."""
+    if any(episode.outcome in ("elsewhere", "failed") for episode in episodes):
+        return 1
+    return 3 if any(episode.has_loss for episode in episodes) else 0
+
+
+def missing(directory: Path, expected: Iterable[int]) -> list[int]:
+    """Return the ids of `expected` whose episodes have to be run, or run again.
+
+    These are the ones without a finished shard, and those whose shard says ``failed`` or
+    ``interrupted``.
+
+    Raises
+    ------
+    ExperimentNotFound
+        The directory is not an experiment's.
+    ShardDamaged
+        A shard cannot be read.
+    """
+    if not (directory / SHARDS).is_dir():
+        raise ExperimentNotFound(
+            directory, f"an experiment with a folder {SHARDS}/", "give the directory of one"
+        )
+    shards = packed_episodes(directory) | listed_episodes(directory)
+    return [i for i in expected if i not in shards or not is_good(shards[i], i)]
+
+
+def is_good(shard: Path, episode: int) -> bool:
+    """Tell whether a finished shard's episode completed."""
+    try:
+        with published_file(shard) as file:
+            return file[episode_group(episode)].attrs["status"] in ("completed", "empty")
+    except (OSError, KeyError, RuntimeError) as error:
+        raise ShardDamaged(shard, "structure", f"not a readable shard: {error}") from error
+
+
+@contextmanager
+def _locked(shards: Path, *, dry_run: bool) -> Iterator[None]:
+    """Let one recovery of an experiment work at a time; its death lets the next go on."""
+    fd = os.open(shards, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if not dry_run:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
