@@ -7,9 +7,10 @@ Time runs from when all workers are ready until the last shard is published.
 
 The model: a step costs the caller c and its writer w seconds of a core, measured with one worker.
 k workers on n cores with a writer each then record ``min(k / max(c, w), n / (c + w))`` steps per
-second, and ``min(k, n) / s`` if they compress themselves at s per step. It is checked against what
-is measured here; for more cores it is a prediction, without memory bandwidth, disk, or the loss
-that the codec alone shows.
+second, and ``min(k, n) / s`` if they compress themselves at s per step; times what a core still
+does when so many are busy (shared caches, memory, clocks), as the codec alone shows it. It is
+checked against what is measured here. For more cores it is a prediction, with a core as busy as the
+busiest measured here, and without a disk: what is stored per second has to fit it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+
+import numpy as np
 
 from bench.data import VARIANTS, simulate
 from bench.findings import Figure, Findings, Rounds, Setting, Table, figure, interleaved
@@ -43,17 +46,26 @@ class ServiceTimes:
         With a writer process.
     alone
         Without.
+    efficiency
+        What a core does of what it does alone, by the number of busy ones; beyond the last, as
+        there.
     """
 
     caller: float
     writer: float
     alone: float
+    efficiency: dict[int, float]
 
     def steps_per_s(self, arrangement: str, workers: int, cores: int) -> float:
         """Return the model's throughput."""
         if arrangement == "self":
-            return min(workers, cores) / self.alone
-        return min(workers / max(self.caller, self.writer), cores / (self.caller + self.writer))
+            cost = self.alone
+            rate = min(workers, cores) / cost
+        else:
+            cost = self.caller + self.writer
+            rate = min(workers / max(self.caller, self.writer), cores / cost)
+        known = np.interp(rate * cost, list(self.efficiency), list(self.efficiency.values()))
+        return rate * float(known)
 
     def best(self, cores: int) -> tuple[str, int, float]:
         """Return arrangement, workers and steps per second of the best of both, for all cores."""
@@ -90,6 +102,7 @@ def measure(setting: Setting) -> Findings:
         caller=median(each["own 1 caller_s"] for each in rounds),
         writer=median(each["own 1 writer_s"] for each in rounds),
         alone=median(each["self 1 caller_s"] for each in rounds),
+        efficiency={n: median(_speedups(rounds, CODEC, n)) / n for n in counts},
     )
     step_bytes = recording.raw_bytes(variant.n_steps, 1) / variant.n_steps
     return Findings(
@@ -184,7 +197,7 @@ def _table(rounds: Rounds, counts: list[int], times: ServiceTimes) -> Table:
 
 def _predictions(times: ServiceTimes, step_bytes: float) -> Table:
     rows = []
-    for cores in (usable_cores(), *PREDICTED_CORES):
+    for cores in sorted({usable_cores(), *PREDICTED_CORES}):
         arrangement, workers, rate = times.best(cores)
         rates = [times.steps_per_s(name, cores, cores) for name in ARRANGEMENTS]
         rows.append(

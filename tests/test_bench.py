@@ -249,9 +249,14 @@ def test_one_wrong_bit_makes_a_recorders_figures_worthless(tmp_path: Path) -> No
 
 def test_the_model_of_scaling() -> None:
     """The writer is the bottleneck of one worker; with many, the sum of both costs is."""
-    times = ServiceTimes(caller=5e-6, writer=15e-6, alone=20e-6)
+    costs = {"caller": 5e-6, "writer": 15e-6, "alone": 20e-6}
+    times = ServiceTimes(**costs, efficiency={1: 1.0})
     assert times.steps_per_s("own", 1, 2) == pytest.approx(1 / 15e-6)
     assert times.steps_per_s("own", 2, 2) == pytest.approx(2 / 20e-6)
     assert times.steps_per_s("self", 1, 2) == pytest.approx(1 / 20e-6)
     assert times.steps_per_s("self", 64, 16) == pytest.approx(16 / 20e-6)
     assert times.best(2)[2] == pytest.approx(2 / 20e-6)
+    shared = ServiceTimes(**costs, efficiency={1: 1.0, 2: 0.8, 4: 0.6})
+    assert shared.steps_per_s("self", 1, 64) == pytest.approx(1 / 20e-6)
+    assert shared.steps_per_s("self", 3, 64) == pytest.approx(3 / 20e-6 * 0.7)
+    assert shared.steps_per_s("self", 64, 64) == pytest.approx(64 / 20e-6 * 0.6)
