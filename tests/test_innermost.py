@@ -185,7 +185,7 @@ def test_threads_log_side_by_side(tmp_path: Path) -> None:
 
 
 def test_the_environment_keeps_compiled_code_out() -> None:
-    command = "from shardwriter import innermost; print(innermost.compiled)"
+    command = "from shardwriter.recording import innermost; print(innermost.compiled)"
     environment = {**os.environ, "SHARDWRITER_PURE_PYTHON": "1"}
     done = subprocess.run(
         [sys.executable, "-c", command], env=environment, capture_output=True, text=True, check=True

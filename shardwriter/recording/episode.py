@@ -6,9 +6,8 @@ it has returned, what it logged outlives every process.
 
 import json
 import threading
-import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +24,7 @@ from shardwriter.notebook import facts_html
 from shardwriter.recording.content_checks import ContentChecks
 from shardwriter.recording.occurrences import EventLog, WeightLog
 from shardwriter.recording.table_log import Store
-from shardwriter.recording.timestep_log import TimestepLog
+from shardwriter.recording.timestep_log import TimestepLog, Timing
 from shardwriter.recording.writer import Sealed
 
 __all__ = ["Episode", "held"]
@@ -132,36 +131,16 @@ class Episode:
             if not log.log_usual(timestep, neural_state, spikes, behavior, reward, spike_ids):
                 log.log(timestep, neural_state, spikes, behavior, reward, spike_ids)
 
-    def time_timesteps(
-        self, next_call: Callable[[], int], one_in: int, add: Callable[[float], None]
-    ) -> None:
-        """From now on, count calls of ``log_timestep`` and time one in so many.
+    def time_timesteps(self, timing: Timing) -> None:
+        """From now on, count the calls of ``log_timestep`` and time some of them."""
+        with self._lock:
+            self._timesteps.time_calls(timing)
 
-        The method is replaced, not wrapped: a function around it would cost a tenth of it.
-        """
-        clock, lock = time.perf_counter, self._lock
-
-        def log_timestep(
-            timestep: int,
-            neural_state: Mapping[str, Any] | None = None,
-            spikes: Any = None,
-            behavior: Mapping[str, Any] | None = None,
-            reward: Any = None,
-            *,
-            spike_ids: Any = None,
-        ) -> None:
-            start = 0.0 if next_call() % one_in else clock()
-            with lock:
-                if self._has_ended or self._alarm[0]:
-                    self._refuse("log_timestep")
-                log = self._timesteps
-                if not log.log_usual(timestep, neural_state, spikes, behavior, reward, spike_ids):
-                    log.log(timestep, neural_state, spikes, behavior, reward, spike_ids)
-            if start:
-                add(clock() - start)
-
-        # On this one object: an episode that is not profiled pays nothing.
-        self.log_timestep = log_timestep  # type: ignore[method-assign]
+    def count_timesteps(self) -> None:
+        """Report the calls of ``log_timestep`` that were not yet, where they are timed."""
+        with self._lock:
+            if not self._has_ended:
+                self._timesteps.count_calls()
 
     def log_timesteps(
         self,

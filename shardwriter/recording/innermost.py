@@ -50,11 +50,17 @@ class Step(Protocol):
         The smallest timestep whose neural state is stored.
     n_neurons
         How many entries a vector of spikes has, -1 where that is not known.
+    calls
+        Calls of ``log`` so far.
+    timed
+        The call that is left to Python whatever it is; 0 for none.
     """
 
     first_valid: int
     next_sample: int
     n_neurons: int
+    calls: int
+    timed: int
 
     def log(
         self,
@@ -81,12 +87,13 @@ class PythonCursor:
 class PythonStep:
     """Leaves every timestep to its caller."""
 
-    __slots__ = ("first_valid", "n_neurons", "next_sample")
+    __slots__ = ("calls", "first_valid", "n_neurons", "next_sample", "timed")
 
     def __init__(self, is_checked: bool) -> None:
         self.first_valid = 0 if is_checked else -(2**63)
         self.next_sample = -(2**63)
         self.n_neurons = -1
+        self.calls = self.timed = 0
 
     def log(
         self,
@@ -99,6 +106,7 @@ class PythonStep:
         /,
     ) -> bool:
         """Return False."""
+        self.calls += 1
         return False
 
 

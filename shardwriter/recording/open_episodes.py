@@ -61,6 +61,11 @@ class OpenEpisodes:
         counts = [episode.progress() for episode in self._every()]
         return sum(rows for rows, _ in counts), sum(size for _, size in counts)
 
+    def count_calls(self) -> None:
+        """Let open episodes report the calls that were made of them."""
+        for episode in self._every():
+            episode.count_timesteps()
+
     def close(self) -> list[ShardWriterError]:
         """End what is open as ``interrupted``, wait for all, and return what failed."""
         for episode in self._every():

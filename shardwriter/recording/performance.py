@@ -1,11 +1,13 @@
 """What recording costs: times of calls, rates, back-pressure, writers and compression.
 
 Invariant: with profiling off nothing here runs per call; what a writer does is counted per
-slot and per episode, always. With profiling on every call is counted; of the calls that log single
-rows every seventh is timed, since reading the clock costs a good part of what they take.
+slot and per episode, always. With profiling on every call is counted, and some are timed, since
+reading the clock costs a good part of what they take: of ``log_timestep`` all that are not the
+usual call and one in 61 that are, of the other calls that log single rows every seventh.
 """
 
 import itertools
+import random
 import threading
 import time
 from array import array
@@ -18,13 +20,15 @@ import numpy as np
 
 from shardwriter.recording.batch import EpisodeBatch
 from shardwriter.recording.episode import Episode
+from shardwriter.recording.timestep_log import Timing
 from shardwriter.recording.writer import Sealed
 
 __all__ = ["CallTimes", "Collected", "Performance", "performance_text"]
 
-# One call in so many is timed. Seven has no factor in common with the usual rows of a slot, so
-# that the calls which hand over a slot are timed as often as they happen.
+# One call in so many is timed: primes, so that the calls which hand over a slot, which come at
+# intervals of their own, are timed as often as they happen.
 _ONE_IN = 7
+_USUAL_ONE_IN = 61  # the innermost step counts them, so that the others pay nothing
 _OPERATIONS = {  # and log_timestep
     "log_timesteps": 1,
     "log_weight_change": _ONE_IN,
@@ -42,27 +46,32 @@ _N_BINS = 48 * _BINS_PER_OCTAVE  # from one nanosecond to three days
 class CallTimes:
     """The times of one operation: a histogram of 16 bins to each doubling.
 
-    ``count`` counts all calls; ``timed`` those of them whose times are in ``total_s`` and ``bins``.
+    ``count`` counts all calls, ``timed`` those that were timed. Where that is one in so many it
+    stands for so many in ``total_s`` and ``bins``, which hold ``weight`` calls.
     """
 
     count: int = 0
     timed: int = 0
+    weight: int = 0
     total_s: float = 0.0
     bins: np.ndarray[Any, np.dtype[np.int64]] = field(
         default_factory=lambda: np.zeros(_N_BINS, np.int64)
     )
 
-    def add(self, seconds: np.ndarray[Any, np.dtype[np.float64]]) -> None:
-        """Add measured times."""
+    def add(self, seconds: np.ndarray[Any, np.dtype[np.float64]], one_in: int) -> None:
+        """Add measured times, each of one call in so many."""
         self.timed += len(seconds)
-        self.total_s += float(seconds.sum())
+        self.weight += one_in * len(seconds)
+        self.total_s += one_in * float(seconds.sum())
         places = np.log2(np.maximum(seconds, 1e-9) * 1e9) * _BINS_PER_OCTAVE
-        self.bins += np.bincount(places.astype(np.intp).clip(0, _N_BINS - 1), minlength=_N_BINS)
+        places = places.astype(np.intp).clip(0, _N_BINS - 1)
+        self.bins += one_in * np.bincount(places, minlength=_N_BINS)
 
     def merge(self, other: "CallTimes") -> None:
         """Add the times of another process."""
         self.count += other.count
         self.timed += other.timed
+        self.weight += other.weight
         self.total_s += other.total_s
         self.bins += other.bins
 
@@ -70,8 +79,8 @@ class CallTimes:
         """Return counts, mean and percentiles in microseconds (within 4 %)."""
         found: dict[str, float] = {"count": self.count, "timed": self.timed}
         if self.timed:
-            found["mean_us"] = self.total_s / self.timed * 1e6
-            reached = np.cumsum(self.bins) / self.timed
+            found["mean_us"] = self.total_s / self.weight * 1e6
+            reached = np.cumsum(self.bins) / self.weight
             for percent in (50, 95, 99):
                 place = int(np.searchsorted(reached, percent / 100)) + 0.5
                 found[f"p{percent}_us"] = float(2.0 ** (place / _BINS_PER_OCTAVE) / 1e3)
@@ -79,9 +88,11 @@ class CallTimes:
 
 
 class _Calls:
-    """Counts the calls of one operation, and holds the times of some of them."""
+    """Counts calls of one operation, and holds the times of one in so many."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, one_in: int) -> None:
+        self.name = name
+        self.one_in = one_in
         self.held: array[float] = array("d")
         self._count = itertools.count()  # atomic, for calls from many threads
         self._looks = 0
@@ -108,8 +119,9 @@ class Performance:
     """Collects what the episodes of one recorder cost; those of workers are added to it."""
 
     def __init__(self) -> None:
-        self._calls: dict[str, _Calls] = {}
+        self._calls: dict[tuple[str, int], _Calls] = {}
         self._folding = threading.Lock()
+        self._places = random.Random()  # of its own: whoever seeds Python's sees no difference
         self._times: dict[str, CallTimes] = {}
         self._sealed: list[Sealed] = []
         self._start = time.monotonic()
@@ -118,18 +130,27 @@ class Performance:
     def attach(self, episode: Episode) -> None:
         """Count and time an episode's calls from now on."""
         for name, one_in in _OPERATIONS.items():
-            setattr(episode, name, self._timed(name, getattr(episode, name), one_in))
-        next_call = self._calls.setdefault("log_timestep", _Calls()).next
-        episode.time_timesteps(next_call, _ONE_IN, partial(self._add, "log_timestep"))
+            setattr(episode, name, self._timed(getattr(episode, name), self._of(name, one_in)))
+        timing = Timing(
+            first=self._places.randint(1, _USUAL_ONE_IN),  # or short episodes would count more
+            one_in=_USUAL_ONE_IN,
+            add_usual=partial(self._add, self._of("log_timestep", _USUAL_ONE_IN)),
+            add_other=partial(self._add, self._of("log_timestep", 1)),
+            count=self._count_timesteps,
+        )
+        episode.time_timesteps(timing)
 
     def attach_batch(self, batch: EpisodeBatch) -> None:
         """Time a batch's calls from now on; its episodes are timed already."""
-        timed = self._timed("log_timesteps", batch.log_timesteps, 1)
+        timed = self._timed(batch.log_timesteps, self._of("log_timesteps", 1))
         batch.log_timesteps = timed  # type: ignore[method-assign]  # on this one object
 
-    def _timed(self, name: str, call: Callable[..., Any], one_in: int) -> Callable[..., Any]:
+    def _of(self, name: str, one_in: int) -> _Calls:
+        return self._calls.setdefault((name, one_in), _Calls(name, one_in))
+
+    def _timed(self, call: Callable[..., Any], calls: _Calls) -> Callable[..., Any]:
         """Time one call in so many, and count all."""
-        clock, next_call = time.perf_counter, self._calls.setdefault(name, _Calls()).next
+        clock, next_call, one_in = time.perf_counter, calls.next, calls.one_in
 
         def timed(*arguments: Any, **options: Any) -> Any:
             if next_call() % one_in:
@@ -138,25 +159,31 @@ class Performance:
             try:
                 return call(*arguments, **options)
             finally:
-                self._add(name, clock() - start)
+                self._add(calls, clock() - start)
 
         return timed
 
-    def _add(self, name: str, seconds: float) -> None:
-        held = self._calls[name].held
-        held.append(seconds)
-        if len(held) >= _HELD:
-            self._fold(name)
+    def _count_timesteps(self, calls: int) -> None:
+        with self._folding:
+            self._times.setdefault("log_timestep", CallTimes()).count += calls
 
-    def _fold(self, name: str) -> None:
-        calls = self._calls[name]
+    def _add(self, calls: _Calls, seconds: float) -> None:
+        calls.held.append(seconds)
+        if len(calls.held) >= _HELD:
+            self._fold(calls)
+
+    def _fold(self, calls: _Calls) -> None:
         with self._folding:
             # A copy: NumPy's view would keep other threads from appending meanwhile.
             taken = calls.held[:]
             del calls.held[: len(taken)]  # in place: the wrappers of open episodes append to it
-            times = self._times.setdefault(name, CallTimes())
-            times.add(np.array(taken, np.float64))
+            times = self._times.setdefault(calls.name, CallTimes())
+            times.add(np.array(taken, np.float64), calls.one_in)
             times.count += calls.new()
+
+    def _fold_all(self) -> None:
+        for calls in list(self._calls.values()):
+            self._fold(calls)
 
     def add_sealed(self, sealed: Sealed) -> None:
         """Count an episode whose shard is published."""
@@ -164,8 +191,7 @@ class Performance:
 
     def collected(self) -> "Collected":
         """Return what was collected so far, for another process."""
-        for name in self._calls:
-            self._fold(name)
+        self._fold_all()
         return Collected(self._times, self._sealed)
 
     def taken(self) -> "Collected":
@@ -188,8 +214,7 @@ class Performance:
         open_rows, open_bytes
             Rows and raw bytes logged so far by episodes that are not sealed.
         """
-        for name in self._calls:
-            self._fold(name)
+        self._fold_all()
         now = time.monotonic()
         rows = open_rows + sum(sum(s.rows.values()) for s in self._sealed)
         size = open_bytes + sum(sum(s.raw_bytes.values()) for s in self._sealed)
@@ -254,11 +279,14 @@ def performance_text(stats: Mapping[str, Any]) -> str:
         f"  blocked     {pressure['blocked_s']:.3f} s on full slots (high water {high_water})",
     ]
     for name, times in stats["operations"].items():
-        if times["count"]:
-            lines.append(
-                f"  {name:<19} {times['count']:>10,} calls  mean {times['mean_us']:.1f} µs, p50 "
-                f"{times['p50_us']:.1f}, p95 {times['p95_us']:.1f}, p99 {times['p99_us']:.1f}"
+        line = f"  {name:<19} {times['count']:>10,} calls"
+        if times["timed"]:
+            line += (
+                f"  mean {times['mean_us']:.1f} µs, p50 {times['p50_us']:.1f}, "
+                f"p95 {times['p95_us']:.1f}, p99 {times['p99_us']:.1f}"
             )
+        if times["count"]:
+            lines.append(line)
     lines += [f"  {column:<35} {ratio:6.2f}x" for column, ratio in stats["compression"].items()]
     for column, choices in stats["codec_choices"].items():
         lines += [f"  {column:<35} chosen: {choice}" for choice in choices]

@@ -311,6 +311,7 @@ class Recorder:
 
     def performance_stats(self) -> dict[str, Any]:
         """Return what recording has cost so far; see ``DataExporter.get_performance_stats``."""
+        self._episodes.count_calls()
         return self.performance.stats(*self._episodes.progress())
 
     def _used_bytes(self) -> int:

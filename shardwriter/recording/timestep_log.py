@@ -5,7 +5,9 @@ logged nothing.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from shardwriter.recording.innermost import new_cursor, new_step
 from shardwriter.recording.table_log import Store, TableLog
 from shardwriter.recording.values import fetched
 
-__all__ = ["Checked", "TimestepLog"]
+__all__ = ["Checked", "TimestepLog", "Timing"]
 
 Array = np.ndarray[Any, Any]
 # A timestep, its neural state, ids of the neurons that fired, behaviour, and reward.
@@ -30,6 +32,27 @@ _REWARD_COLUMNS = (Column("values", np.dtype(np.float64)),)
 _LAST_TIMESTEP = 2**63 - 1
 _LARGEST_ID = 2**31 - 1
 _PLAIN_NUMBERS = frozenset((float, np.float32, np.float64))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timing:
+    """How calls of ``log_timestep`` are timed: the usual ones now and then, all others.
+
+    Attributes
+    ----------
+    first, one_in
+        The first call that is timed whatever it is, and how many calls lie from one to the next.
+    add_usual, add_other
+        Take the seconds of a call.
+    count
+        Takes a number of calls that were made.
+    """
+
+    first: int
+    one_in: int
+    add_usual: Callable[[float], None]
+    add_other: Callable[[float], None]
+    count: Callable[[int], None]
 
 
 class TimestepLog:
@@ -72,6 +95,8 @@ class TimestepLog:
         self._rewards: TableLog | None = None
         self._cursors = spikes, rewards
         self.log_usual = self._step.log
+        self._timing: Timing | None = None
+        self._counted = 0
         self._note_network()
 
     @property
@@ -89,6 +114,45 @@ class TimestepLog:
         spike_ids: Any,
     ) -> None:
         """Log one timestep that ``log_usual`` did not."""
+        call = (timestep, neural_state, spikes, behavior, reward, spike_ids)
+        if self._timing is None:
+            self._log(*call)
+        else:
+            self._log_timed(self._timing, call)
+
+    def _log_timed(self, timing: Timing, call: tuple[Any, ...]) -> None:
+        step = self._step
+        start = time.perf_counter()
+        if step.calls == step.timed:
+            step.timed += timing.one_in
+            step.calls -= 1  # it comes once more
+            if step.log(*call):
+                timing.add_usual(time.perf_counter() - start)
+                return
+        self._log(*call)
+        timing.add_other(time.perf_counter() - start)
+
+    def time_calls(self, timing: Timing) -> None:
+        """From now on, time some calls; between them nothing runs for it."""
+        self._timing = timing
+        self._step.timed = self._step.calls + timing.first
+
+    def count_calls(self) -> None:
+        """Report the calls since this was called last, where calls are timed."""
+        if self._timing is not None:
+            new = self._step.calls - self._counted
+            self._counted += new
+            self._timing.count(new)
+
+    def _log(
+        self,
+        timestep: Any,
+        neural_state: Mapping[str, Any] | None,
+        spikes: Any,
+        behavior: Mapping[str, Any] | None,
+        reward: Any,
+        spike_ids: Any,
+    ) -> None:
         if "jax" in sys.modules:
             if type(timestep) is int and not self.is_due(timestep):
                 neural_state = None  # and so it is not fetched
@@ -183,6 +247,7 @@ class TimestepLog:
 
     def finish(self) -> None:
         """Check what is left to check; called at the episode's end."""
+        self.count_calls()
         self._neural.finish()
 
     def progress(self) -> list[tuple[int, int]]:
