@@ -13,7 +13,6 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from filelock import FileLock
 from h5py import h5g
 
 from merge.concatenated import check_descriptors, write_concatenated
@@ -35,11 +34,13 @@ from shardwriter.files.layout import (
     FORMAT_VERSION,
     INDEX,
     MERGE,
+    MERGE_LOCK,
 )
 from shardwriter.files.publication import publish
 from shardwriter.files.shard_description import describe_tree
 from shardwriter.files.untrusted import entries, opened, read_attributes_of
 from shardwriter.progress import Bar, progress_bar
+from shardwriter.system.locks import locked
 
 __all__ = ["merge_experiment", "merge_experiments"]
 
@@ -106,7 +107,7 @@ def merge_experiments(
     chosen = options or MergeOptions()
     place = sources.directories[0] / EXPERIMENT
     place.mkdir(exist_ok=True)
-    with FileLock(place / "merge.lock"):
+    with locked(place / MERGE_LOCK):
         return _Merge(sources, chosen).run()
 
 

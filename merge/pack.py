@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import h5py
-from filelock import FileLock
 from h5py import h5g, h5o
 
 from merge.checking import ShardJob, check_shards
@@ -35,6 +34,7 @@ from shardwriter.files.layout import (
     FORMAT_VERSION,
     INDEX,
     MERGE,
+    MERGE_LOCK,
     SHARDS,
     EpisodePaths,
     episode_shards,
@@ -45,6 +45,7 @@ from shardwriter.files.shard import create
 from shardwriter.files.shard_description import describe
 from shardwriter.files.untrusted import check_tree, entries, opened, read_attributes_of
 from shardwriter.progress import Bar, progress_bar
+from shardwriter.system.locks import locked
 
 __all__ = ["pack", "pack_shards", "unpack"]
 
@@ -190,7 +191,7 @@ def _remove(path: Path) -> None:
 def _planned(sources: Sources, progress: bool) -> MasterPlan:
     directory = sources.directories[0]
     (directory / EXPERIMENT).mkdir(exist_ok=True)
-    with FileLock(directory / EXPERIMENT / "merge.lock"):
+    with locked(directory / EXPERIMENT / MERGE_LOCK):
         files = sources.shards()
         bar = progress_bar("read", "shard", len(files), shown=progress)
         with bar:

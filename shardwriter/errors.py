@@ -25,6 +25,7 @@ __all__ = [
     "FieldsDiffer",
     "FormatError",
     "IdsCollide",
+    "LockUnavailable",
     "MasterStale",
     "MissingDependency",
     "NoSpace",
@@ -359,6 +360,20 @@ class BufferFailed(ShardWriterError):
         return (
             f"{where}: expected a buffer that can be written, got: {reason}; nothing logged so far "
             "is lost: mend the cause, or set buffer_dir= to another file system"
+        )
+
+
+class LockUnavailable(ShardWriterError):
+    """The file system of an experiment has no locks between processes."""
+
+    def __init__(self, path: Path, kind: str, reason: str) -> None:
+        super().__init__(path, kind, reason)
+
+    def __str__(self) -> str:
+        path, kind, reason = self.args
+        return (
+            f"{path}: expected a file system with flock, got {kind or 'one'} without ({reason}); "
+            "have it mounted with locks, or copy the experiment to a local disk and go on there"
         )
 
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import h5py
 import pytest
-from filelock import FileLock
 from merging import content, shards_content
 
 from shardwriter import DataExporter, EpisodeResult, ExperimentLoader
 from shardwriter.demo.forager import rollout as forage
 from shardwriter.recording.episode import Episode
+from shardwriter.system.locks import locked
 
 EPISODES = 200
 OPTIONS = {"seed": 3, "neural_sampling_rate": 5, "progress": False}
@@ -65,7 +65,7 @@ def local_run(factory: pytest.TempPathFactory) -> dict[str, Any]:
     shared = factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else None
     place = shared or factory.getbasetemp()
     kept = place / "local_run.pickle"
-    with FileLock(place / "local_run.lock"):
+    with locked(place / "local_run.lock"):
         if not kept.exists():
             with DataExporter("local", place, **OPTIONS) as exporter:  # type: ignore[arg-type]
                 exporter.run_episodes(live, range(EPISODES), n_workers=2)

@@ -26,6 +26,8 @@ __all__ = [
     "INDEX",
     "MASTER",
     "MERGE",
+    "MERGE_LOCK",
+    "RECOVER_LOCK",
     "SHARDS",
     "SUMMARY",
     "TABLES",
@@ -64,6 +66,8 @@ SHARDS = "shards"
 ATTEMPTS = "attempts"  # below shards: failed attempts of episodes that were run again
 DAMAGED = "damaged"  # below shards: what recovery could not read in full
 EXPERIMENT = "experiment"  # folder of small HDF5 files, one per root group of the master
+MERGE_LOCK = "merge.lock"  # there, and
+RECOVER_LOCK = "recover.lock"  # locked while a merge or a recovery runs
 
 ATTRIBUTES = "attributes"  # of these files, the one whose attributes go to the root
 

@@ -3,15 +3,15 @@
 Invariant: what a living process owns is never touched, and doing it twice changes nothing.
 """
 
-import fcntl
-import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from shardwriter.errors import ExperimentNotFound, ShardDamaged
 from shardwriter.files.experiment_file import remove_unfinished
 from shardwriter.files.layout import (
+    EXPERIMENT,
+    RECOVER_LOCK,
     SHARDS,
     EpisodePaths,
     episode_group,
@@ -22,6 +22,7 @@ from shardwriter.files.packed import packed_episodes
 from shardwriter.files.published import published_file
 from shardwriter.progress import progress_bar
 from shardwriter.recovery.abandoned import RecoveredEpisode, brought_to_end, foreseen, left_alone
+from shardwriter.system.locks import locked
 
 __all__ = ["RecoveredEpisode", "exit_code", "is_good", "missing", "recover", "recover_episode"]
 
@@ -66,7 +67,10 @@ def recover(
             directory, f"an experiment with a folder {SHARDS}/", "give the directory of one"
         )
     action = foreseen if dry_run else brought_to_end
-    with _locked(shards, dry_run=dry_run):
+    place = directory / EXPERIMENT
+    if not dry_run:
+        place.mkdir(exist_ok=True)
+    with nullcontext() if dry_run else locked(place / RECOVER_LOCK):
         if not dry_run:
             remove_unfinished(directory)
         episodes = leftover_episodes(directory)
@@ -125,15 +129,3 @@ def is_good(shard: Path, episode: int) -> bool:
             return file[episode_group(episode)].attrs["status"] in ("completed", "empty")
     except (OSError, KeyError, RuntimeError) as error:
         raise ShardDamaged(shard, "structure", f"not a readable shard: {error}") from error
-
-
-@contextmanager
-def _locked(shards: Path, *, dry_run: bool) -> Iterator[None]:
-    """Let one recovery of an experiment work at a time; its death lets the next go on."""
-    fd = os.open(shards, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if not dry_run:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)

@@ -11,9 +11,9 @@ from typing import Any
 import engine_rollouts
 import pytest
 from engine_rollouts import EPISODES, check_kept_attempt, local_run, logical
-from filelock import FileLock
 
 from shardwriter.recovery import missing
+from shardwriter.system.locks import locked
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -54,7 +54,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Run one MPI job at a time, so that what a killed one leaves can be told."""
     shared = "PYTEST_XDIST_WORKER" in os.environ
     base = tmp_path_factory.getbasetemp()
-    with FileLock((base.parent if shared else base) / "mpi.lock"):
+    with locked((base.parent if shared else base) / "mpi.lock"):
         yield
 
 
