@@ -332,7 +332,7 @@ class Buffer:
         payload = json.dumps(entries).encode()
         sizes = [TableSlots.size(table, n) for table, n in zip(tables, n_slots, strict=True)]
         offset = self._append("tables", payload, sum(sizes), link=False)
-        slots = self._map_tables(offset, payload)
+        slots = self._map_tables(offset, payload, is_new=True)
         for table_slots, count in zip(slots, rows, strict=True):
             table_slots.counter[0] = count
         return NewTables(self, offset, slots)
@@ -411,7 +411,7 @@ class Buffer:
         raw = os.pread(self._fd, _LINE, offset)
         return [int(word) for word in np.frombuffer(raw, "<u8")]
 
-    def _map_tables(self, offset: int, payload: bytes) -> list[TableSlots]:
+    def _map_tables(self, offset: int, payload: bytes, *, is_new: bool = False) -> list[TableSlots]:
         try:
             entries = [
                 (Table.from_json(e), int(e["slots"]), int(e["first_row"]))
@@ -424,6 +424,9 @@ class Buffer:
         if position + sum(TableSlots.size(table, n) for table, n, _ in entries) > extent:
             raise BufferDamaged(self.path, f"tables at byte {offset} reach past their record")
         memory = mmap.mmap(self._fd, extent, access=self._access, offset=offset)
+        if is_new:
+            # Else the first touch reads ahead, which for a new file means: zeroes megabytes.
+            memory.madvise(mmap.MADV_RANDOM)
         slots = []
         for table, n, first_row in entries:
             slots.append(TableSlots(table, n, first_row, memory, position))

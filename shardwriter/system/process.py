@@ -56,8 +56,7 @@ class Identity:
     @classmethod
     def own(cls) -> "Identity":
         """Return this process's identity."""
-        host, boot_id, namespace = _machine()
-        return cls(host, boot_id, namespace, os.getpid(), start_ticks(os.getpid()) or 0)
+        return _identity_of(os.getpid())  # by its pid: a fork has another one
 
     @property
     def state(self) -> Literal["alive", "dead", "unknown"]:
@@ -90,6 +89,11 @@ class Identity:
     def to_json(self) -> dict[str, object]:
         """Return the fields by name."""
         return asdict(self)
+
+
+@cache
+def _identity_of(pid: int) -> Identity:
+    return Identity(*_machine(), pid, start_ticks(pid) or 0)
 
 
 @cache
