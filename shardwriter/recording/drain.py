@@ -24,8 +24,8 @@ T = TypeVar("T")
 class Drain(Protocol):
     """Takes an episode's full slots and, at its end, seals the shard."""
 
-    def hand_over(self, name: str, chunk: int, n_slots: int) -> None:
-        """Give away a full slot, one of `n_slots`."""
+    def hand_over(self, name: str, chunk: int) -> None:
+        """Give away a full slot."""
 
     def wait_until_free(self, name: str, chunk: int) -> None:
         """Wait until the slot that held that chunk may be used again."""
@@ -58,7 +58,7 @@ class LocalDrain:
         self._blocked_s = 0.0
         self._drained: dict[str, int] = {}  # chunks by table
 
-    def hand_over(self, name: str, chunk: int, n_slots: int) -> None:
+    def hand_over(self, name: str, chunk: int) -> None:
         """Write and flush the slot, after those that could not be written before."""
         began = time.perf_counter()
         for due in range(self._drained.get(name, 0), chunk + 1):
@@ -69,7 +69,7 @@ class LocalDrain:
     def wait_until_free(self, name: str, chunk: int) -> None:
         """Return where ``hand_over`` has done it, else try again: its rows are nowhere else."""
         if self._drained.get(name, 0) <= chunk:
-            self.hand_over(name, chunk, 0)
+            self.hand_over(name, chunk)
 
     def seal(self) -> None:
         """Write what is left and publish the shard."""

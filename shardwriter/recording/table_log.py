@@ -204,7 +204,7 @@ class TableLog:
         reached("slot full")
         self._slots.add_digest(chunk)
         self._base += self._limit
-        self._store.drain.hand_over(self.table.name, chunk, len(self._slots.slots))
+        self._store.drain.hand_over(self.table.name, chunk)
         reached("slot sent")
         if self._look is not None:
             self._look(self._timesteps, self._fields)

@@ -120,6 +120,7 @@ class EpisodeWriter:
         self._stored_bytes: Mapping[str, int] = {}
         self._codec_choices: Mapping[str, str] = {}
         self.busy_s = 0.0
+        self._slots_high_water = 0.0
         self._opened_at = time.perf_counter()
         self._is_recovery = is_recovery
         self._kept: dict[str, int] = {}  # rows of the tables of which not all are sound
@@ -153,11 +154,16 @@ class EpisodeWriter:
             self._verify_slots()
 
     def drain(self, name: str, chunk: int) -> None:
-        """Write and flush a full slot; the slot is free when this returns."""
+        """Write and flush a full slot, unless that is done; the slot is free when this returns."""
+        if chunk < self._written.get(name, 0):
+            return  # and the slot may hold other rows by now
         began = time.perf_counter()
         self._read_records()
         shard = self._part([name])
-        self._write_chunk(shard, name, chunk, self._tables[name].table.rows_per_chunk)
+        slots = self._tables[name]
+        waiting = slots.rows // slots.table.rows_per_chunk - chunk
+        self._slots_high_water = max(self._slots_high_water, waiting / len(slots.slots))
+        self._write_chunk(shard, name, chunk, slots.table.rows_per_chunk)
         reached("chunk written")
         shard.file.flush()
         reached("chunk flushed")
@@ -216,6 +222,7 @@ class EpisodeWriter:
             self._stored_bytes,
             self.busy_s + time.perf_counter() - began,
             time.perf_counter() - self._opened_at,
+            slots_high_water=self._slots_high_water,
             codec_choices=self._codec_choices,
         )
 

@@ -21,6 +21,7 @@ __all__ = ["RemoteDrain", "WriterProcess"]
 
 _SERVE = "shardwriter.recording.writer_server:serve"
 _MOST_DEATHS = 3
+_MOST_UNHEARD = 64  # of the writer's messages; several hundred fill a socket
 # A writer allocates and frees blocks of about a megabyte all the time: without these, glibc gives
 # each back to the kernel and faults it in again. It does no linear algebra, so needs no threads.
 _ENVIRONMENT = {
@@ -46,23 +47,25 @@ class RemoteDrain:
         self.sealed: Sealed | None = None
         self.failure: str | None = None
         self._blocked_s = 0.0
-        self._most_waiting = 0.0
 
-    def hand_over(self, name: str, chunk: int, n_slots: int) -> None:
+    def hand_over(self, name: str, chunk: int) -> None:
         """Tell the writer of a full slot."""
-        self._process.absorb()
+        # Ctrl-C may come between any two of these lines. What the writer was not told it is told
+        # with the next slot, or when that is waited for; what it is told twice it does once.
+        with self._process.sending:
+            first = self.handed.get(name, 0)
+            self._process.send(("drain", self.paths.episode, name, first, chunk))
+            self.handed[name] = chunk + 1
+        self._process.absorb_in_time()
         if self.failure is not None:
             raise WriterFailed(self.paths.episode, self.paths.shard, self.failure)
-        with uninterrupted(), self._process.sending:
-            self.handed[name] = chunk + 1
-            waiting = chunk + 1 - self.freed.get(name, 0)
-            self._most_waiting = max(self._most_waiting, waiting / n_slots)
-            self._process.send(("drain", self.paths.episode, name, chunk))
 
     def wait_until_free(self, name: str, chunk: int) -> None:
         """Wait for the writer's word that a slot is flushed."""
         if self.freed.get(name, 0) <= chunk:
             self._process.absorb()
+        if self.handed.get(name, 0) <= chunk:
+            self.hand_over(name, chunk)
         if self.freed.get(name, 0) <= chunk:
             began = time.perf_counter()
             self._process.wait_for(self, lambda: self.freed.get(name, 0) > chunk)
@@ -77,8 +80,7 @@ class RemoteDrain:
     def wait_until_sealed(self) -> Sealed:
         """Wait for the writer's word that the shard is published."""
         self._process.wait_for(self, lambda: self.sealed is not None)
-        sealed = cast(Sealed, self.sealed)
-        return replace(sealed, blocked_s=self._blocked_s, slots_high_water=self._most_waiting)
+        return replace(cast(Sealed, self.sealed), blocked_s=self._blocked_s)
 
     def flush(self) -> None:
         """Return: the writer process does it by itself."""
@@ -102,8 +104,9 @@ class RemoteDrain:
         """Return the messages that a new writer needs to go on with this episode."""
         messages = [self.opening]
         for name, handed in self.handed.items():
-            chunks = range(self.freed.get(name, 0), handed)
-            messages += [("drain", self.paths.episode, name, chunk) for chunk in chunks]
+            messages.append(
+                ("drain", self.paths.episode, name, self.freed.get(name, 0), handed - 1)
+            )
         if self.is_sealing:
             messages.append(("seal", self.paths.episode))
         return messages
@@ -121,6 +124,7 @@ class WriterProcess:
         self._child: Child | None = None
         self._open: dict[int, RemoteDrain] = {}
         self._deaths = 0
+        self._unheard = 0  # at most so many messages wait here; the writer answers each
 
     @property
     def load(self) -> int:
@@ -140,11 +144,15 @@ class WriterProcess:
     def send(self, message: tuple[object, ...]) -> None:
         """Send a message; the caller holds ``sending``.
 
-        A dead writer is no error here: whoever waits next replaces it and sends all again.
+        A dead writer is no error here: whoever receives next replaces it and sends all again.
         """
-        if self._child is not None:
-            with suppress(BrokenPipeError, ConnectionResetError):
-                self._child.link.send(message)
+        self._unheard += 1
+        if self._child is None:
+            return
+        try:
+            self._child.link.send_short(message)
+        except (BrokenPipeError, ConnectionResetError):
+            self._unheard = _MOST_UNHEARD
 
     def wait_for(self, drain: RemoteDrain, done: Callable[[], bool]) -> None:
         """Receive the writer's messages until `done`.
@@ -160,9 +168,18 @@ class WriterProcess:
                     raise WriterFailed(drain.paths.episode, drain.paths.shard, drain.failure)
                 self._receive()
 
+    def absorb_in_time(self) -> None:
+        """Receive what is there, if that may be much or the writer is dead.
+
+        A writer that cannot send would stop reading.
+        """
+        if self._unheard >= _MOST_UNHEARD:
+            self.absorb()
+
     def absorb(self) -> None:
-        """Receive what is there; a writer that cannot send would stop reading."""
+        """Receive what is there."""
         if self._receiving.acquire(blocking=False):
+            self._unheard = 0
             try:
                 while self._child is not None and self._child.link.poll():
                     self._receive()

@@ -79,9 +79,11 @@ class _Server:
         if episode not in self._writers:
             return  # it failed, and the parent was told
         if kind == "drain":
-            self._writers[episode].drain(rest[1], rest[2])
-            self._tell(("free", *rest))
-            reached("slot returned")
+            _, name, first, last = rest
+            for chunk in range(first, last + 1):
+                self._writers[episode].drain(name, chunk)
+                self._tell(("free", episode, name, chunk))
+                reached("slot returned")
         elif kind == "flush":
             self._writers[episode].flush()
         else:

@@ -6,15 +6,17 @@ is for a file descriptor, never for time to pass.
 """
 
 import os
+import pickle
 import re
 import resource
+import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -33,6 +35,7 @@ __all__ = [
 ]
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 _NAMESPACE = Path("/proc/self/ns/pid")
 _LABEL = re.compile(
     r"(?P<host>.+)-(?P<boot>[0-9a-f]{32})-(?P<namespace>\d+)-(?P<pid>\d+)-(?P<ticks>\d+)"
@@ -112,6 +115,29 @@ def start_ticks(pid: int) -> int | None:
     return None if fields[0] in ("Z", "X") else int(fields[19])
 
 
+class Link(Connection):
+    """One end of a two-way link, for those who have no time.
+
+    ``Connection.poll`` builds a selector and ``Connection.send`` a pickler each time, which takes
+    longer than the system call.
+    """
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(fd)
+        self._poller = select.poll()
+        self._poller.register(fd, select.POLLIN)
+
+    def poll(self, timeout: float | None = 0.0) -> bool:
+        """Tell whether something came, or the other end is gone, within so many seconds."""
+        self.fileno()  # raises where it is closed
+        return bool(self._poller.poll(None if timeout is None else 1e3 * timeout))
+
+    def send_short(self, message: tuple[object, ...]) -> None:
+        """Send builtin values and dataclasses that make a short message: whole, or not at all."""
+        data = pickle.dumps(message)
+        os.write(self.fileno(), len(data).to_bytes(4, "big") + data)  # as `Connection` does
+
+
 class Child:
     """A fresh interpreter that runs one function, with a two-way link to it.
 
@@ -143,7 +169,7 @@ class Child:
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": paths, **(environment or {})},
             )
-        self.link = Connection(ours.detach())
+        self.link = Link(ours.detach())
         self.pid = self._process.pid
         self.pidfd = os.pidfd_open(self.pid)
 
@@ -220,24 +246,23 @@ def uninterrupted() -> Iterator[None]:
     Python drops a KeyboardInterrupt that strikes inside a destructor or weak reference's
     callback, of which HDF5 objects have many. Only the main thread is ever interrupted.
     """
-    with _held_back(signal.SIGINT), _held_back(signal.SIGTERM):
-        yield
-
-
-@contextmanager
-def _held_back(number: signal.Signals) -> Iterator[None]:
-    handler = signal.getsignal(number)
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    caught: list[tuple[int, FrameType | None]] = []
-    signal.signal(number, lambda *event: caught.append(event))
+    caught: dict[int, FrameType | None] = {}
+    handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
     try:
+        for number in _INTERRUPTS:
+            handler = signal.getsignal(number)
+            if callable(handler):
+                handlers[number] = handler
+                signal.signal(number, caught.__setitem__)
         yield
     finally:
-        signal.signal(number, handler)
-        if caught:
-            handler(*caught[-1])
+        for kind, original in handlers.items():
+            signal.signal(kind, original)
+        for kind, frame in caught.items():
+            handlers[kind](kind, frame)
 
 
 def ignore_signals() -> None:
