@@ -15,6 +15,7 @@ from known_episode import record, tables_by_loader
 from shardwriter import ExperimentLoader
 from shardwriter.errors import EpisodeEnded, FieldError
 from shardwriter.recording import innermost
+from shardwriter.recording.content_checks import NonFiniteWarning
 from shardwriter.recording.episode import Episode
 
 pytestmark = pytest.mark.skipif(
@@ -130,11 +131,54 @@ def test_usual_timesteps_are_stored_by_compiled_code(tmp_path: Path) -> None:
             state = {"v": np.zeros(N, np.float32)}
             ids = np.arange(5)
             arguments = (t, state, None, {"x": 1.0, "p": np.zeros(3)}, np.float32(0.5), ids)
-            if taken.append(usual(*arguments)) or not taken[-1]:
-                episode.log_timestep(*arguments[:-1], spike_ids=ids)
+            taken.append(usual(*arguments))
+            if not taken[-1]:
+                episode._timesteps.log(*arguments)
 
-    record(tmp_path, log, chunk_size=100)
-    assert sum(taken) > 0.8 * len(taken)
+    with ExperimentLoader(record(tmp_path, log, chunk_size=100)) as loader:
+        assert loader.get_episode(0).get_behavior()["timesteps"].tolist() == list(range(200))
+    # The first, two that fill slots of 100, and ten that have spikes for two slots or fill one.
+    assert len(taken) - sum(taken) == 1 + 10
+
+
+@pytest.mark.parametrize("bad", [0, 1, 7, 18, 19, 20, 45])
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "c8", "c16", "g"])
+def test_what_is_not_finite_is_found_wherever_it_is(tmp_path: Path, dtype: str, bad: int) -> None:
+    def log(episode: Episode) -> None:
+        for t in range(50):
+            v = np.full(5, np.finfo(dtype).max, dtype)
+            v[t % 5] = [np.nan, np.inf, -np.inf][bad % 3] if t == bad else -1
+            episode.log_timestep(t, {"v": v, "n": np.arange(3)})
+
+    with pytest.warns(NonFiniteWarning, match=f"infinity at timestep {bad};"):
+        record(tmp_path, log, chunk_size=20, neural_sampling_rate=1)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "c8", "c16"])
+def test_a_slot_is_known_to_be_finite_whoever_stored_its_rows(dtype: str) -> None:
+    counter = memoryview(bytearray(8)).cast("Q")
+    steps, v = np.zeros(8, np.int64), np.zeros((8, 3), dtype)
+    cursor = innermost.new_cursor()
+    cursor.is_watched = True
+    others = [innermost.new_cursor() for _ in range(3)]
+    step = innermost.new_step(memoryview(bytearray(8)).cast("Q"), 1, False, cursor, *others)
+    cursor.enter(("v",), (steps, v), counter, 0)
+    for t in range(8):
+        if t in (0, 4):  # Python does
+            counter[0] += 1
+        else:
+            assert step.log(t, {"v": np.full(3, t, dtype)}, None, None, None, None) == (t < 7)
+    assert step.has_filled
+    assert v[7].tolist() == [7, 7, 7]
+    assert cursor.all_finite()
+    for row in (0, 4, 5, 7):
+        v[row, 2] = np.nan
+        assert not cursor.all_finite()
+        v[row, 2] = 0
+    cursor.leave()
+    assert not cursor.all_finite()
+    assert not step.log(8, {"v": np.zeros(3, dtype)}, None, None, None, None)
+    assert not step.has_filled
 
 
 def test_timesteps_at_the_end_of_what_64_bits_hold(tmp_path: Path) -> None:

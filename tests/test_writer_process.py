@@ -1,5 +1,6 @@
 """Writer processes: killed ones are replaced and nothing is lost; a bad episode costs itself."""
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from shardwriter.errors import EpisodeBusy, WriterFailed
 from shardwriter.files.buffer import Buffer
 from shardwriter.files.layout import EpisodePaths
 from shardwriter.recording.writer import EpisodeWriter
+from shardwriter.recording.writer_process import WriterProcess
 from shardwriter.system.process import Identity
 
 
@@ -58,6 +60,53 @@ def test_a_killed_writer_is_replaced_and_nothing_is_lost(tmp_path: Path, steps: 
             del found["weight_changes/deltas"]
             assert_same(found, each.tables)
             assert loader.get_episode(each.id).get_metadata()["status"] == "completed"
+
+
+@pytest.mark.parametrize("is_sent", [False, True])
+def test_a_hand_over_that_ctrl_c_cuts_short_is_made_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_sent: bool
+) -> None:
+    interrupted = []
+    send = WriterProcess.send
+
+    def cut_short(process: WriterProcess, message: tuple[object, ...]) -> None:
+        is_cut = message[0] == "drain" and len(interrupted) < 2 * (message[4] // 10)
+        if is_sent or not is_cut:
+            send(process, message)
+        if is_cut:
+            interrupted.append(message)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(WriterProcess, "send", cut_short)
+    options = {"chunk_size": 4, "async_write": True, "n_async_workers": 1, "progress": False}
+    with DataExporter("test", tmp_path, **options) as exporter:  # type: ignore[arg-type]
+        episode = exporter.start_episode()
+        for t in range(200):
+            with suppress(KeyboardInterrupt):
+                episode.log_timestep(t, behavior={"x": float(t)})
+            if t in (90, 130):
+                kill_writers()
+        episode.end()
+    assert len(interrupted) == 8
+    with ExperimentLoader(exporter.output_dir) as loader:
+        behavior = loader.get_episode(0).get_behavior()
+        assert behavior["timesteps"].tolist() == list(range(200))
+        assert behavior["x"].tolist() == list(range(200))
+
+
+def test_a_slot_that_is_done_is_not_written_again(tmp_path: Path) -> None:
+    with (
+        DataExporter("again", tmp_path, progress=False, chunk_size=4) as exporter,
+        exporter.start_episode(0) as episode,
+    ):
+        for t in range(6):
+            episode.log_timestep(t, behavior={"x": float(t)})
+        writer = episode._drain._writer  # type: ignore[attr-defined]
+        slots = writer._tables["behavior"]
+        slots.slots[0][1][:] = -1  # as if other rows lay there by now
+        writer.drain("behavior", 0)
+    with ExperimentLoader(exporter.output_dir) as loader:
+        assert loader.get_episode(0).get_behavior()["x"].tolist() == list(range(6))
 
 
 @pytest.mark.leaves_unfinished

@@ -133,7 +133,10 @@ class TableSlots:
         return max(self.first_row // rows, -(-self.rows // rows) - len(self.slots))
 
     def add_digest(self, chunk: int) -> None:
-        """Keep a full slot's CRC-32, for whoever finds the slot after a crash."""
+        """Keep a full slot's CRC-32, for whoever finds the slot after a crash.
+
+        The writer does, when it takes the slot: it takes 0.1 ms a MB, and nobody waits for it.
+        """
         slot = chunk % len(self.slots)
         crc = isal_zlib.crc32(self._octets[slot])
         self._digests[slot] = (chunk + 1 & 0xFFFFFFFF) << 32 | crc

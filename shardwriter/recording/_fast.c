@@ -2,8 +2,9 @@
 
    Invariant: `Step.log` checks everything before it stores anything, and takes only what needs
    nothing but copies: known fields, arrays of the known dtype and shape, room in every slot. For
-   anything else it stores nothing and returns False, and Python does it all. Data first, counter
-   last, as in buffer.py. */
+   anything else it stores nothing and returns False, and Python does it all. So it does where a
+   slot was filled, but then `has_filled` is set, and only the slot is to be handed over. Data first,
+   counter last, as in buffer.py. */
 
 #include <Python.h>
 #include <string.h>
@@ -16,6 +17,7 @@ typedef struct {
     PyArrayObject *slot; /* borrowed from Cursor.arrays: (rows, *shape) */
     char *data;
     npy_intp row_bytes;
+    int float_bytes; /* 0 where it holds no floats, -1 where they are none that can be looked at */
 } Column;
 
 /* Where the next row of a table goes. */
@@ -28,6 +30,8 @@ typedef struct {
     int64_t *timesteps;
     Py_ssize_t n_columns;
     Column *columns;
+    char is_watched;
+    int64_t finite_from, finite_to; /* rows that were stored here, and hold no NaN nor infinity */
 } Cursor;
 
 typedef struct {
@@ -38,6 +42,7 @@ typedef struct {
     long long calls, timed; /* calls so far, and the one that Python takes and times */
     long long n_neurons; /* -1 where that is not known */
     char is_checked;
+    char has_filled;
 } Step;
 
 static PyTypeObject *cursor_type;
@@ -82,6 +87,61 @@ static void cursor_dealloc(Cursor *self)
     Py_DECREF(type);
 }
 
+static int float_bytes(PyArrayObject *slot)
+{
+    switch (PyArray_TYPE(slot)) {
+    case NPY_HALF:
+        return 2;
+    case NPY_FLOAT:
+    case NPY_CFLOAT:
+        return 4;
+    case NPY_DOUBLE:
+    case NPY_CDOUBLE:
+        return 8;
+    default:
+        return PyArray_ISFLOAT(slot) || PyArray_ISCOMPLEX(slot) ? -1 : 0;
+    }
+}
+
+/* Tell whether no exponent has all bits set. */
+#define ARE_FINITE(UINT, EXPONENT)                                                                \
+    do {                                                                                          \
+        UINT is_odd = 0;                                                                          \
+        for (npy_intp i = 0; i < bytes; i += sizeof(UINT)) {                                      \
+            UINT bits;                                                                            \
+            memcpy(&bits, place + i, sizeof(UINT));                                               \
+            is_odd |= (bits & (EXPONENT)) == (EXPONENT);                                          \
+        }                                                                                         \
+        return !is_odd;                                                                           \
+    } while (0)
+
+static int are_finite(const char *place, npy_intp bytes, int float_bytes)
+{
+    switch (float_bytes) {
+    case 0:
+        return 1;
+    case 2:
+        ARE_FINITE(uint16_t, 0x7c00);
+    case 4:
+        ARE_FINITE(uint32_t, 0x7f800000);
+    case 8:
+        ARE_FINITE(uint64_t, 0x7ff0000000000000);
+    default:
+        return 0;
+    }
+}
+
+/* Tell whether rows `from` to `to` of every column hold neither NaN nor infinity. */
+static int rows_are_finite(const Cursor *self, int64_t from, int64_t to)
+{
+    for (Py_ssize_t i = 0; i < self->n_columns; i++) {
+        const Column *c = &self->columns[i];
+        if (!are_finite(c->data + from * c->row_bytes, (to - from) * c->row_bytes, c->float_bytes))
+            return 0;
+    }
+    return 1;
+}
+
 static int cursor_use(Cursor *self)
 {
     Py_ssize_t count = PyTuple_Size(self->arrays);
@@ -95,7 +155,8 @@ static int cursor_use(Cursor *self)
         if (!PyArray_CheckExact((PyObject *)slot) || PyArray_NDIM(slot) < 1 ||
             !PyArray_ISCARRAY(slot) || PyArray_DIM(slot, 0) != self->limit)
             return -1;
-        Column column = {slot, PyArray_BYTES(slot), PyArray_NBYTES(slot) / self->limit};
+        Column column = {slot, PyArray_BYTES(slot), PyArray_NBYTES(slot) / self->limit,
+                         float_bytes(slot)};
         if (i > 0)
             self->columns[i - 1] = column;
         else if (PyArray_TYPE(slot) == NPY_INT64 && PyArray_NDIM(slot) == 1)
@@ -122,7 +183,7 @@ static PyObject *cursor_enter(Cursor *self, PyObject *args)
     self->names = names;
     self->arrays = arrays;
     self->base = base;
-    self->limit = 0;
+    self->limit = self->finite_from = self->finite_to = 0;
     if (PyTuple_Size(arrays) > 0 && PyArray_CheckExact(PyTuple_GetItem(arrays, 0)) &&
         PyArray_NDIM((PyArrayObject *)PyTuple_GetItem(arrays, 0)) == 1)
         self->limit = PyArray_DIM((PyArrayObject *)PyTuple_GetItem(arrays, 0), 0);
@@ -135,16 +196,37 @@ static PyObject *cursor_enter(Cursor *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
+static PyObject *cursor_leave(Cursor *self, PyObject *Py_UNUSED(args))
+{
+    cursor_clear(self);
+    Py_RETURN_NONE;
+}
+
+static PyObject *cursor_all_finite(Cursor *self, PyObject *Py_UNUSED(args))
+{
+    return PyBool_FromLong(self->names != NULL && rows_are_finite(self, 0, self->finite_from) &&
+                           rows_are_finite(self, self->finite_to, self->limit));
+}
+
 static PyMethodDef cursor_methods[] = {
     {"enter", (PyCFunction)cursor_enter, METH_VARARGS,
      "enter($self, names, arrays, counter, base, /)\n--\n\nGo on in a slot whose first row is row "
      "`base` of the table."},
+    {"leave", (PyCFunction)cursor_leave, METH_NOARGS, "leave($self, /)\n--\n\nBe in no slot."},
+    {"all_finite", (PyCFunction)cursor_all_finite, METH_NOARGS,
+     "all_finite($self, /)\n--\n\nTell whether a full slot holds neither NaN nor infinity."},
+    {NULL},
+};
+
+static PyMemberDef cursor_members[] = {
+    {"is_watched", T_BOOL, offsetof(Cursor, is_watched), 0, NULL},
     {NULL},
 };
 
 static PyType_Slot cursor_slots[] = {
     {Py_tp_dealloc, cursor_dealloc},
     {Py_tp_methods, cursor_methods},
+    {Py_tp_members, cursor_members},
     {Py_tp_doc, "Where the next row of a table goes."},
     {0, NULL},
 };
@@ -158,7 +240,12 @@ static int64_t next_row(const Cursor *cursor, int64_t count)
     if (cursor->names == NULL)
         return -1;
     int64_t row = load(&cursor->counter) - cursor->base;
-    return row > 0 && row + count < cursor->limit ? row : -1;
+    return row >= 0 && row + count <= cursor->limit ? row : -1;
+}
+
+static int is_full(const Cursor *cursor)
+{
+    return cursor->names != NULL && load(&cursor->counter) - cursor->base == cursor->limit;
 }
 
 static void commit(Cursor *cursor, int64_t rows)
@@ -241,6 +328,12 @@ static void store_fields(PyObject *fields, Cursor *cursor, int64_t timestep)
     for (Py_ssize_t i = 0; i < cursor->n_columns; i++) {
         PyObject *name = PyTuple_GetItem(cursor->names, i);
         store_row(PyDict_GetItemWithError(fields, name), &cursor->columns[i], row);
+    }
+    if (cursor->is_watched) {
+        if (cursor->finite_from == cursor->finite_to)
+            cursor->finite_from = cursor->finite_to = row;
+        if (cursor->finite_to == row && rows_are_finite(cursor, row, row + 1))
+            cursor->finite_to = row + 1;
     }
     commit(cursor, row + 1);
 }
@@ -355,6 +448,7 @@ static PyObject *step_log(Step *self, PyObject *const *args, Py_ssize_t n)
     PyObject *neural = args[1], *spikes = args[2], *behavior = args[3], *reward = args[4];
     PyObject *ids = args[5];
     int overflow;
+    self->has_filled = 0;
     if (++self->calls == self->timed || !PyLong_CheckExact(args[0]))
         Py_RETURN_FALSE;
     int64_t timestep = PyLong_AsLongLongAndOverflow(args[0], &overflow);
@@ -405,7 +499,9 @@ static PyObject *step_log(Step *self, PyObject *const *args, Py_ssize_t n)
     if (self->is_checked)
         self->first_valid = timestep;
     store(&self->steps, load(&self->steps) + 1);
-    Py_RETURN_TRUE;
+    self->has_filled = is_full(self->neural) || is_full(self->spikes) ||
+                       is_full(self->behavior) || is_full(self->rewards);
+    return PyBool_FromLong(!self->has_filled);
 no:
     if (PyErr_Occurred())
         return NULL;
@@ -415,7 +511,7 @@ no:
 static PyMethodDef step_methods[] = {
     {"log", (PyCFunction)(void (*)(void))step_log, METH_FASTCALL,
      "log($self, timestep, neural_state, spikes, behavior, reward, spike_ids, /)\n--\n\n"
-     "Log a timestep and return True, or log nothing and return False."},
+     "Log a timestep and return True; return False where Python has to go on."},
     {NULL},
 };
 
@@ -425,6 +521,7 @@ static PyMemberDef step_members[] = {
     {"n_neurons", T_LONGLONG, offsetof(Step, n_neurons), 0, NULL},
     {"calls", T_LONGLONG, offsetof(Step, calls), 0, NULL},
     {"timed", T_LONGLONG, offsetof(Step, timed), 0, NULL},
+    {"has_filled", T_BOOL, offsetof(Step, has_filled), READONLY, NULL},
     {NULL},
 };
 

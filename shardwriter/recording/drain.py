@@ -30,6 +30,9 @@ class Drain(Protocol):
     def wait_until_free(self, name: str, chunk: int) -> None:
         """Wait until the slot that held that chunk may be used again."""
 
+    def is_free(self, name: str, chunk: int) -> bool:
+        """Tell without waiting whether that slot is known to be free."""
+
     def seal(self) -> None:
         """Begin to seal the shard; the buffer holds the episode's end already."""
 
@@ -68,8 +71,12 @@ class LocalDrain:
 
     def wait_until_free(self, name: str, chunk: int) -> None:
         """Return where ``hand_over`` has done it, else try again: its rows are nowhere else."""
-        if self._drained.get(name, 0) <= chunk:
+        if not self.is_free(name, chunk):
             self.hand_over(name, chunk)
+
+    def is_free(self, name: str, chunk: int) -> bool:
+        """Tell whether ``hand_over`` has done it."""
+        return self._drained.get(name, 0) > chunk
 
     def seal(self) -> None:
         """Write what is left and publish the shard."""

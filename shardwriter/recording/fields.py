@@ -100,6 +100,11 @@ class FieldLog:
         done = self._watch(names, timesteps, [column for _, column in seen], self._lacking)
         self._unseen.update(done)
 
+    def hand_over_full(self) -> None:
+        """Hand the slot over if it is full."""
+        if self._log is not None:
+            self._log.hand_over_full()
+
     def progress(self) -> tuple[int, int]:
         """Return the rows and raw bytes logged so far."""
         return self._log.progress() if self._log else (0, 0)

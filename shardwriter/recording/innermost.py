@@ -1,8 +1,9 @@
 """The innermost step of ``log_timestep``: compiled where the package was built with a compiler.
 
 Invariant: what is compiled is a shortcut. It stores a timestep as ``TimestepLog`` would, or stores
-nothing and leaves it to that; so without it everything works, and is slower. The classes here are
-what stands in its place then. ``SHARDWRITER_PURE_PYTHON=1`` keeps it out.
+nothing and leaves it to that; handing a full slot over it always leaves to that. So without it
+everything works, and is slower. The classes here are what stands in its place then.
+``SHARDWRITER_PURE_PYTHON=1`` keeps it out.
 """
 
 import os
@@ -19,7 +20,15 @@ _FURTHEST = 2**63 - 1
 
 
 class Cursor(Protocol):
-    """Where the next row of a table goes."""
+    """Where the next row of a table goes.
+
+    Attributes
+    ----------
+    is_watched
+        Whether rows are looked at for ``all_finite`` when they are stored.
+    """
+
+    is_watched: bool
 
     def enter(
         self, names: tuple[str, ...], arrays: tuple[Array, ...], counter: memoryview, base: int, /
@@ -37,6 +46,12 @@ class Cursor(Protocol):
         base
             The table's row that is the slot's first.
         """
+
+    def leave(self) -> None:
+        """Be in no slot."""
+
+    def all_finite(self) -> bool:
+        """Tell whether the slot, which is full, is known to hold neither NaN nor infinity."""
 
 
 class Step(Protocol):
@@ -62,6 +77,10 @@ class Step(Protocol):
     calls: int
     timed: int
 
+    @property
+    def has_filled(self) -> bool:
+        """Whether the last call was stored, and filled a slot that is to be handed over."""
+
     def log(
         self,
         timestep: Any,
@@ -72,21 +91,34 @@ class Step(Protocol):
         spike_ids: Any,
         /,
     ) -> bool:
-        """Log a timestep and return True, or log nothing and return False."""
+        """Log a timestep and return True; return False where Python has to go on.
+
+        Nothing was logged then, unless ``has_filled`` is set.
+        """
 
 
 class PythonCursor:
     """Keeps nothing."""
+
+    is_watched = False
 
     def enter(
         self, names: tuple[str, ...], arrays: tuple[Array, ...], counter: memoryview, base: int, /
     ) -> None:
         """Do nothing."""
 
+    def leave(self) -> None:
+        """Do nothing."""
+
+    def all_finite(self) -> bool:
+        """Return False: somebody has to look."""
+        return False
+
 
 class PythonStep:
     """Leaves every timestep to its caller."""
 
+    has_filled = False
     __slots__ = ("calls", "first_valid", "n_neurons", "next_sample", "timed")
 
     def __init__(self, is_checked: bool) -> None:

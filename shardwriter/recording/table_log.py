@@ -44,9 +44,11 @@ class TableLog:
     columns
         Its columns after ``timesteps``.
     look
-        Called with the timesteps and columns of every slot that was filled.
+        Called with the timesteps and columns of every slot that was filled, unless the cursor
+        knows that they are finite.
     cursor
-        Told of every slot that is entered. Who has it may store rows, and count them.
+        Told of every slot that is entered. Who has it may store rows and count them, and calls
+        ``hand_over_full`` where that filled the slot.
     """
 
     __slots__ = (
@@ -108,9 +110,7 @@ class TableLog:
         values
             One value per column after ``timesteps``, of the column's dtype and shape; copied.
         """
-        row = self._counter[0] - self._base
-        if row == 0:
-            self._claim_slot()
+        row = self._next_row()
         self._timesteps[row] = timestep
         for field, value in zip(self._fields, values):  # noqa: B905  (checked; strict costs time)
             field[row] = value
@@ -122,7 +122,7 @@ class TableLog:
         """Append rows of one timestep to a table of one field, shape ``(count,)``."""
         row = self._counter[0] - self._base
         end = row + len(values)
-        if row == 0 or end >= self._limit:
+        if row == 0 or end >= self._limit:  # or the slot is full
             self.extend(timestep, (values,), len(values))
             return
         self._timesteps[row:end].fill(timestep)
@@ -141,9 +141,7 @@ class TableLog:
         """
         done = 0
         while done < count:
-            row = self._counter[0] - self._base
-            if row == 0:
-                self._claim_slot()
+            row = self._next_row()
             end = min(row + count - done, self._limit)
             stop = done + end - row
             self._timesteps[row:end] = (
@@ -193,6 +191,19 @@ class TableLog:
         if self._cursor is not None:
             self._cursor.enter(self._names, columns, self._counter, self._base)
 
+    def hand_over_full(self) -> None:
+        """Hand the slot over if it is full."""
+        if self._counter[0] - self._base == self._limit:
+            self._hand_over()
+
+    def _next_row(self) -> int:
+        """Return the place of the next row, in a slot that is this end's."""
+        self.hand_over_full()  # which Ctrl-C may have kept from being done
+        row = self._counter[0] - self._base
+        if row == 0:
+            self._claim_slot()
+        return row
+
     def _claim_slot(self) -> None:
         chunk = self._base // self._limit
         if chunk >= len(self._slots.slots):
@@ -200,11 +211,16 @@ class TableLog:
         self._enter_slot()
 
     def _hand_over(self) -> None:
-        chunk = self._base // self._limit
+        chunk, n_slots = self._base // self._limit, len(self._slots.slots)
+        drain, cursor = self._store.drain, self._cursor
         reached("slot full")
-        self._slots.add_digest(chunk)
+        is_finite = cursor is not None and cursor.all_finite()
+        if cursor is not None:
+            cursor.leave()
         self._base += self._limit
-        self._store.drain.hand_over(self.table.name, chunk)
+        drain.hand_over(self.table.name, chunk)
         reached("slot sent")
-        if self._look is not None:
+        if self._look is not None and not is_finite:
             self._look(self._timesteps, self._fields)
+        if chunk + 1 < n_slots or drain.is_free(self.table.name, chunk + 1 - n_slots):
+            self._enter_slot()  # at once, so that its first row is a usual one

@@ -72,8 +72,8 @@ class TimestepLog:
     Attributes
     ----------
     log_usual
-        Logs a timestep that needs nothing but copies, and returns whether it did; ``log`` takes
-        every other.
+        Logs a timestep that needs nothing but copies, and returns whether that is all; ``log``
+        takes every other, and goes on where a slot was filled.
     """
 
     def __init__(
@@ -85,6 +85,7 @@ class TimestepLog:
         self._checks = checks
         self._steps_word = store.buffer.steps
         neural, spikes, behavior, rewards = (new_cursor() for _ in range(4))
+        neural.is_watched = checks is not None
         self._step = new_step(
             self._steps_word, sampling, checks is not None, neural, spikes, behavior, rewards
         )
@@ -113,7 +114,7 @@ class TimestepLog:
         reward: Any,
         spike_ids: Any,
     ) -> None:
-        """Log one timestep that ``log_usual`` did not."""
+        """Log one timestep that ``log_usual`` did not, or not to the end."""
         call = (timestep, neural_state, spikes, behavior, reward, spike_ids)
         if self._timing is None:
             self._log(*call)
@@ -153,6 +154,11 @@ class TimestepLog:
         reward: Any,
         spike_ids: Any,
     ) -> None:
+        if self._step.has_filled:
+            for log in (self._neural, self._spikes, self._behavior, self._rewards):
+                if log is not None:
+                    log.hand_over_full()
+            return
         if "jax" in sys.modules:
             if type(timestep) is int and not self.is_due(timestep):
                 neural_state = None  # and so it is not fetched

@@ -161,6 +161,7 @@ class EpisodeWriter:
         self._read_records()
         shard = self._part([name])
         slots = self._tables[name]
+        slots.add_digest(chunk)
         waiting = slots.rows // slots.table.rows_per_chunk - chunk
         self._slots_high_water = max(self._slots_high_water, waiting / len(slots.slots))
         self._write_chunk(shard, name, chunk, slots.table.rows_per_chunk)

@@ -62,14 +62,18 @@ class RemoteDrain:
 
     def wait_until_free(self, name: str, chunk: int) -> None:
         """Wait for the writer's word that a slot is flushed."""
-        if self.freed.get(name, 0) <= chunk:
+        if not self.is_free(name, chunk):
             self._process.absorb()
         if self.handed.get(name, 0) <= chunk:
             self.hand_over(name, chunk)
-        if self.freed.get(name, 0) <= chunk:
+        if not self.is_free(name, chunk):
             began = time.perf_counter()
-            self._process.wait_for(self, lambda: self.freed.get(name, 0) > chunk)
+            self._process.wait_for(self, lambda: self.is_free(name, chunk))
             self._blocked_s += time.perf_counter() - began
+
+    def is_free(self, name: str, chunk: int) -> bool:
+        """Tell whether the writer's word has come that the slot is flushed."""
+        return self.freed.get(name, 0) > chunk
 
     def seal(self) -> None:
         """Tell the writer that the episode has ended; a failure shows when that is waited for."""
@@ -181,8 +185,7 @@ class WriterProcess:
         if self._receiving.acquire(blocking=False):
             self._unheard = 0
             try:
-                while self._child is not None and self._child.link.poll():
-                    self._receive()
+                self._take_messages()
             finally:
                 self._receiving.release()
 
@@ -204,10 +207,13 @@ class WriterProcess:
 
     def _receive(self) -> None:
         """Wait for a message, which Ctrl-C may end, and take it, which Ctrl-C may not."""
-        link = self._living().link
-        link.poll(None)
+        self._living().link.poll(None)
+        self._take_messages()
+
+    def _take_messages(self) -> None:
         with uninterrupted(), suppress(EOFError, ConnectionResetError):
-            self._take(*link.recv())
+            while self._child is not None and self._child.link.poll():
+                self._take(*self._child.link.recv())
             return
         self._replace()
 

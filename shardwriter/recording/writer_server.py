@@ -3,6 +3,7 @@
 Invariant: a failure costs one episode, never the others.
 """
 
+import os
 import time
 from contextlib import suppress
 from typing import Any
@@ -100,5 +101,7 @@ class _Server:
 def serve(parent: Parent) -> None:
     """Run a writer process."""
     ignore_signals()
+    # So that waking it for a slot does not put the simulation aside where cores are short.
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     make_room_for_files(_MOST_FILES)
     _Server(parent).run()
