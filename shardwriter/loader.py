@@ -297,9 +297,12 @@ class ExperimentLoader:
         """Return the summaries of all episodes by id."""
         return {episode: self.get_episode_summary(episode) for episode in self._rows}
 
-    def get_network_structure(self) -> dict[str, Any]:
-        """Return neurons, connections and initial weights as nested dicts of arrays."""
-        return dict(self._own.tree("network_structure"))
+    def get_network_structure(self, part: str = "") -> dict[str, Any]:
+        """Return neurons, connections and initial weights as nested dicts of arrays.
+
+        With `part`, such as ``"neurons"``, only that one is read and returned.
+        """
+        return dict(self._own.tree("network_structure", part))
 
     def concat(
         self,

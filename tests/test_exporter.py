@@ -190,6 +190,8 @@ def test_a_network_comes_back(tmp_path: Path, size: int) -> None:
     expected = {"neurons": neurons, "connections": connections, "initial_weights": weights}
     with ExperimentLoader(exporter.output_dir) as loader:
         assert_same_tree(loader.get_network_structure(), expected)
+        assert_same_tree(loader.get_network_structure("neurons"), neurons)
+        assert loader.get_network_structure("synapses") == {}
     with h5py.File(exporter.output_dir / "experiment_data.h5") as file:
         group = file["network_structure"]
         np.testing.assert_array_equal(group["connections/sources"], sources)

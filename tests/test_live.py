@@ -138,6 +138,8 @@ def test_what_belongs_to_the_experiment_is_there_before_a_merge(tmp_path: Path) 
             assert loader.get_config() == {"rate": 0.5}
             assert loader.get_metadata()["experiment_name"] == "maze"
             assert loader.get_network_structure()["neurons"]["ids"].tolist() == [0, 1, 2]
+            assert loader.get_network_structure("neurons")["ids"].tolist() == [0, 1, 2]
+            assert loader.get_network_structure("initial_weights") == {}
             assert loader.list_checkpoints() == ["best"]
             assert loader.get_checkpoint("best")["w"].tolist() == [1, 1]
             assert loader.get_git_info() == {}

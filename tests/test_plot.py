@@ -250,15 +250,87 @@ def test_a_long_behaviour_keeps_its_extremes(tmp_path):
     assert len(axes.lines[0].get_xdata()) < 5_000
 
 
+def overview(directory):
+    with ExperimentLoader(directory) as loader:
+        return draw_overview(loader)
+
+
+def record_some(directory, episodes, failing=(), interrupted=(), dt=None, network=None, steps=5):
+    """Record episodes in which 3 of 6 neurons fire in every step; return the path."""
+    spikes = np.tile(np.arange(6) < 3, (steps, 1))
+    with DataExporter("many", directory, neural_sampling_rate=1, progress=False) as exporter:
+        exporter.save_units({}, dt=dt)
+        if network:
+            exporter.save_network_structure({"ids": np.arange(network)}, {})
+        for episode_id in range(episodes):
+            try:
+                with exporter.start_episode(episode_id) as episode:
+                    episode.log_timesteps(np.arange(steps), spikes=spikes, reward=np.ones(steps))
+                    if episode_id in failing:
+                        raise ValueError(episode_id)
+                    if episode_id in interrupted:
+                        raise KeyboardInterrupt
+            except (ValueError, KeyboardInterrupt):
+                continue
+    return exporter.output_dir
+
+
 def test_all_episodes_are_drawn_from_the_index(tmp_path):
-    with DataExporter("many", tmp_path, progress=False) as exporter:
-        for episode_id in range(12):
-            episode = exporter.start_episode(episode_id)
-            episode.log_timesteps(np.arange(5), spikes=np.ones((5, 3)), reward=np.ones(5))
-            episode.end(success=episode_id != 4)
-    with ExperimentLoader(exporter.output_dir) as loader:
+    directory = record_some(tmp_path, 12)
+    with ExperimentLoader(directory) as loader:
         assert plot_experiment(loader, tmp_path / "all.pdf").stat().st_size > 1_000
-        figure = draw_overview(loader)
+    figure = overview(directory)
     assert len(figure.axes) == 3
     assert figure.axes[0].get_ylabel().startswith("return")
     assert sum(len(line.get_xdata()) for line in figure.axes[1].lines) == 12
+    assert figure.legends == []
+
+
+@pytest.mark.parametrize("few", [200, 5])
+def test_episodes_that_did_not_complete_stand_out(tmp_path, monkeypatch, few):
+    monkeypatch.setattr("shardwriter.plot.overview._FEW", few)
+    figure = overview(record_some(tmp_path, 10, failing=[3], interrupted=[7]))
+    lines = {line.get_label().split()[0]: line for line in figure.axes[1].lines}
+    assert list(lines["failed"].get_xdata()) == [3]
+    assert list(lines["interrupted"].get_xdata()) == [7]
+    for status in ("failed", "interrupted"):
+        assert lines[status].get_alpha() == 1
+        assert lines[status].get_markersize() > lines["completed"].get_markersize()
+        assert lines[status].get_zorder() > lines["completed"].get_zorder()
+    assert len({line.get_marker() for line in lines.values()}) == 3
+    assert len({line.get_color() for line in lines.values()}) == 3
+    (legend,) = figure.legends
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts == ["completed (8)", "interrupted (1)", "failed (1)"]
+
+
+@pytest.mark.parametrize(
+    ("dt", "network", "label", "rate"),
+    [
+        (0.002, 6, "firing rate\n(Hz, mean of 6 neurons)", 250.0),
+        (0.002, None, "firing rate\n(spikes / s, all neurons)", 1500.0),
+        (None, 6, "firing rate\n(spikes / neuron / step, mean of 6 neurons)", 0.5),
+        (None, None, "firing rate\n(spikes / step, all neurons)", 3.0),
+    ],
+)
+def test_a_rate_says_what_it_is_one_of(tmp_path, dt, network, label, rate):
+    axes = overview(record_some(tmp_path, 2, dt=dt, network=network)).axes[2]
+    assert axes.get_ylabel() == label
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), rate)
+
+
+def test_neural_states_tell_the_number_of_neurons_unless_others_fired(tmp_path):
+    figure = overview(record(tmp_path / "a", logs({"neural", "spikes"}, 20), {}))
+    assert figure.axes[1].get_ylabel() == "firing rate\n(Hz, mean of 20 neurons)"
+
+    def log(episode, t, _):
+        episode.log_timestep(t, neural_state={"v": np.zeros(2)}, spikes=np.ones(3))
+
+    figure = overview(record(tmp_path / "b", log, {}))
+    assert figure.axes[1].get_ylabel() == "firing rate\n(spikes / s, all neurons)"
+
+
+def test_the_rate_is_drawn_where_the_shard_is_gone(tmp_path):
+    directory = record(tmp_path, logs({"neural", "spikes"}), {})
+    (directory / "shards" / "episode_0000.h5").unlink()
+    assert overview(directory).axes[1].get_ylabel() == "firing rate\n(spikes / s, all neurons)"

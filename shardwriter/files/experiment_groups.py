@@ -29,8 +29,8 @@ class ExperimentGroups(Protocol):
     def attributes(self, name: str) -> dict[str, Any]:
         """Return the attributes of a group, ``{}`` for none."""
 
-    def tree(self, name: str) -> Any:
-        """Return the nested values of a group, ``{}`` for none."""
+    def tree(self, name: str, part: str = "") -> Any:
+        """Return the nested values of a group, or of a part of it, ``{}`` for none."""
 
     def checkpoints(self) -> list[str]:
         """Return the names of the checkpoints."""
@@ -67,8 +67,9 @@ class OwnGroups:
             check_path(self._path, self._file.id, name)
             return read_attributes(self._file[name])
 
-    def tree(self, name: str) -> Any:
-        """Return the nested values of a group, ``{}`` for none."""
+    def tree(self, name: str, part: str = "") -> Any:
+        """Return the nested values of a group, or of a part of it, ``{}`` for none."""
+        name = f"{name}/{part}" if part else name
         with readable(self._path, name):
             if name not in self._file:
                 return {}
@@ -121,13 +122,13 @@ class OwnFiles:
         with self._opened(name) as file:
             return {} if file is None else read_attributes(file)
 
-    def tree(self, name: str) -> Any:
-        """Return the nested values of a group, ``{}`` for none."""
+    def tree(self, name: str, part: str = "") -> Any:
+        """Return the nested values of a group, or of a part of it, ``{}`` for none."""
         with self._opened(name) as file:
             if file is None:
                 return {}
             check_tree(Path(file.filename), file["/"].id)
-            return read_tree(file)
+            return {} if part and part not in file else read_tree(file[part or "/"])
 
     def checkpoints(self) -> list[str]:
         """Return the names of the checkpoints."""

@@ -70,7 +70,9 @@ def plot_episode(
 def plot_experiment(loader: ExperimentLoader, output: Path) -> Path:
     """Draw return, length and firing rate of every episode into an image file.
 
-    Only the index is read: thousands of episodes take no longer than ten.
+    Only the index is read, and one shard where nothing else tells how many neurons there are:
+    thousands of episodes take no longer than ten. With ``dt`` and the number of neurons the rate
+    is in hertz; the axis says what it is.
 
     Parameters
     ----------
