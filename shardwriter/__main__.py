@@ -4,4 +4,5 @@ import sys
 
 from shardwriter.cli import main
 
-sys.exit(main())
+if __name__ == "__main__":  # MPI's workers run this file under another name
+    sys.exit(main())

@@ -1,5 +1,7 @@
 """How an experiment is recorded: every option, checked once."""
 
+import os
+import secrets
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -9,7 +11,7 @@ from typing import Any, cast
 from shardwriter.errors import ConfigError
 from shardwriter.files.compression import optional
 
-__all__ = ["RecorderConfig"]
+__all__ = ["RecorderConfig", "checked_path"]
 
 COMPRESSIONS = ("gzip", "lzf", None, "zstd", "lz4", "blosc")
 _PATHS = ("buffer_dir", "scratch_dir")
@@ -82,6 +84,26 @@ class RecorderConfig:
         if self.buffer_dir is not None and not self.buffer_dir.is_dir():
             raise ConfigError("buffer_dir", "an existing directory", str(self.buffer_dir))
 
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> "RecorderConfig":
+        """Return the options of a ``DataExporter``, as they are given to it.
+
+        Raises
+        ------
+        ConfigError
+            An option has a value it cannot have.
+        """
+        values = {**options, "precision": options.get("precision") or {}}
+        if not isinstance(values["precision"], Mapping):
+            raise ConfigError("precision", "errors by field", values["precision"])
+        values["precision"] = dict(values["precision"])
+        for option in _PATHS:
+            if values.get(option) is not None:
+                values[option] = checked_path(option, values[option])
+        if values.get("seed") is None:
+            values["seed"] = secrets.randbits(63)
+        return cls(**values)
+
     def to_json(self) -> dict[str, Any]:
         """Return the options by name, as JSON values."""
         values = asdict(self)
@@ -94,6 +116,20 @@ class RecorderConfig:
         """Return the options that ``to_json`` wrote."""
         paths = {name: Path(values[name]) for name in _PATHS if values[name] is not None}
         return cls(**{**values, **paths})
+
+
+def checked_path(option: str, value: str | os.PathLike[str]) -> Path:
+    """Return a path that the caller gave.
+
+    Raises
+    ------
+    ConfigError
+        It is none.
+    """
+    try:
+        return Path(value)
+    except TypeError as error:
+        raise ConfigError(option, "a path", value) from error
 
 
 def _check_int(option: str, value: object, low: int, high: int | None = None) -> None:

@@ -1,7 +1,6 @@
 """DataExporter: the façade of recording."""
 
 import os
-import secrets
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from datetime import UTC, datetime
@@ -10,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
-from shardwriter.config import RecorderConfig
+from shardwriter.config import RecorderConfig, checked_path
 from shardwriter.engines import EpisodeResult, run_episodes
 from shardwriter.errors import ConfigError, EpisodeEnded
 from shardwriter.files.experiment_file import (
@@ -131,27 +130,29 @@ class DataExporter:
             raise ConfigError("experiment_name", "a name without slashes", experiment_name)
         if progress not in (None, True, False):
             raise ConfigError("progress", "True, False or None", progress)
-        config = RecorderConfig(
-            neural_sampling_rate=neural_sampling_rate,
-            validate_data=validate_data,
-            compression=compression,
-            compression_level=compression_level,
-            adaptive_compression=adaptive_compression,
-            precision=dict(precision or {}),
-            chunk_size=chunk_size,
-            async_write=async_write,
-            n_async_workers=n_async_workers,
-            enable_profiling=enable_profiling,
-            max_memory_mb=max_memory_mb,
-            flush_interval_s=flush_interval_s,
-            durability=durability,
-            buffer_dir=None if buffer_dir is None else _path("buffer_dir", buffer_dir),
-            scratch_dir=None if scratch_dir is None else _path("scratch_dir", scratch_dir),
-            seed=secrets.randbits(63) if seed is None else seed,
+        config = RecorderConfig.from_options(
+            {
+                "neural_sampling_rate": neural_sampling_rate,
+                "validate_data": validate_data,
+                "compression": compression,
+                "compression_level": compression_level,
+                "adaptive_compression": adaptive_compression,
+                "precision": precision,
+                "chunk_size": chunk_size,
+                "async_write": async_write,
+                "n_async_workers": n_async_workers,
+                "enable_profiling": enable_profiling,
+                "max_memory_mb": max_memory_mb,
+                "flush_interval_s": flush_interval_s,
+                "durability": durability,
+                "buffer_dir": buffer_dir,
+                "scratch_dir": scratch_dir,
+                "seed": seed,
+            }
         )
         self.experiment_name = experiment_name
         self._progress = progress
-        parent = _path("output_dir", output_dir)
+        parent = checked_path("output_dir", output_dir)
         self._recorder = Recorder(new_experiment_directory(parent, experiment_name), config)
         self.output_dir = self._recorder.output_dir
         self._files = ExperimentFiles(self.output_dir)
@@ -190,7 +191,7 @@ class DataExporter:
         ExperimentNotFound
             The directory is not an experiment's.
         """
-        where = _path("directory", directory).absolute()
+        where = checked_path("directory", directory).absolute()
         files, recorder, attributes = ExperimentFiles.of(where)
         recover(where)
         self = cls.__new__(cls)
@@ -537,10 +538,3 @@ class DataExporter:
 
     def _shows_progress(self) -> bool:
         return is_watched() if self._progress is None else self._progress
-
-
-def _path(option: str, value: str | os.PathLike[str]) -> Path:
-    try:
-        return Path(value)
-    except TypeError as error:
-        raise ConfigError(option, "a path", value) from error

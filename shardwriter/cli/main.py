@@ -19,6 +19,7 @@ from shardwriter.cli import (
     recover,
     relink,
     report,
+    run,
     verify,
     watch,
 )
@@ -28,17 +29,18 @@ __all__ = ["main", "parser"]
 
 # In the order of --help.
 _COMMANDS = (
-    info, plot, report, watch, merge, verify, pack, relink, recover, missing, export, importing,
-    demo, completion,
+    run, info, plot, report, watch, merge, verify, pack, relink, recover, missing, export,
+    importing, demo, completion,
 )  # fmt: skip
 
 _EPILOG = """
 exit codes:
   0    done
-  1    an error, one line on stderr; or problems that `verify` found
+  1    an error, one line on stderr; or problems that `verify` found, or episodes of `run` failed
   2    wrong usage
   3    recovered, but rows were lost, which takes damaged files
   130  Ctrl-C
+  143  SIGTERM, which ends `run` in an orderly way
 
 A command's own help has examples: shardwriter merge --help
 """
@@ -47,7 +49,8 @@ A command's own help has examples: shardwriter merge --help
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code.
 
-    0 for success, 1 for an error (one line on stderr), 2 for wrong usage, 130 for Ctrl-C.
+    0 for success, 1 for an error (one line on stderr), 2 for wrong usage, 130 for Ctrl-C;
+    SystemExit with 143 for SIGTERM.
     """
     options = parser().parse_args(arguments)
     action: Callable[[argparse.Namespace], int] = options.action

@@ -81,7 +81,7 @@ class Attempts:
     def _earlier(self, episode: int) -> EpisodeResult | None:
         """Return the result of an episode that is not to be run."""
         paths = EpisodePaths(self._directory, episode)
-        recover_episode(paths)
+        recovered = recover_episode(paths)
         if paths.shard.exists():
             result = sealed_result(episode, paths.shard, "it did not complete")
             if result.is_good:
@@ -89,6 +89,8 @@ class Attempts:
             _put_aside(paths)
         elif episode in self._packed:
             return _packed_result(episode, self._packed[episode])
+        elif recovered is not None and recovered.outcome in ("recording", "elsewhere", "failed"):
+            return EpisodeResult(episode, "failed", None, str(recovered).partition(": ")[2])
         return None
 
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h5py
 
@@ -58,7 +58,7 @@ class ExperimentFiles:
         """
         attributes = directory / EXPERIMENT / f"{ATTRIBUTES}.h5"
         try:
-            content = json.loads((directory / CONFIG_JSON).read_text())
+            content = _config_json(directory)
             with h5py.File(attributes, "r") as file:
                 known = read_attributes(file)
             return ExperimentFiles(directory), content["recorder"], known
@@ -66,6 +66,10 @@ class ExperimentFiles:
             expected = f"an experiment with {CONFIG_JSON} and {attributes.relative_to(directory)}"
             advice = "give the directory that a DataExporter made"
             raise ExperimentNotFound(directory, expected, advice) from error
+
+    def saved_config(self) -> dict[str, Any]:
+        """Return the configuration that ``save_config_json`` wrote."""
+        return cast(dict[str, Any], _config_json(self._directory)["config"])
 
     def save(
         self, name: str, attributes: Mapping[str, Any], data: Mapping[str, Any] | None = None
@@ -113,6 +117,10 @@ class ExperimentFiles:
             temporary.unlink(missing_ok=True)
             raise
         sync_directory(path.parent)
+
+
+def _config_json(directory: Path) -> dict[str, Any]:
+    return cast(dict[str, Any], json.loads((directory / CONFIG_JSON).read_text()))
 
 
 def remove_unfinished(directory: Path) -> None:

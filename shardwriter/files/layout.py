@@ -5,6 +5,7 @@ Invariant: no other module spells a file name, a group name or the format's vers
 
 import os
 import re
+from glob import escape
 from pathlib import Path
 
 from shardwriter.errors import ranges
@@ -50,6 +51,7 @@ __all__ = [
     "setup_owners",
     "setup_path",
     "shard_id",
+    "temporaries_of",
     "temporary_files",
     "temporary_path",
     "unfinished_buffers",
@@ -265,6 +267,12 @@ def temporary_files(directory: Path) -> dict[Path, str]:
     """Return the hidden files of ``temporary_path`` in an experiment, with their owners."""
     found = [*directory.glob(".*~*.tmp"), *(directory / EXPERIMENT).rglob(".*~*.tmp")]
     return {path: path.name.removesuffix(".tmp").rpartition("~")[2] for path in found}
+
+
+def temporaries_of(path: Path) -> dict[Path, str]:
+    """Return the hidden paths of ``temporary_path`` that there are for a file, with owners."""
+    found = path.parent.glob(f".{escape(path.name)}~*.tmp")
+    return {hidden: hidden.name.removesuffix(".tmp").rpartition("~")[2] for hidden in found}
 
 
 def scratch_name(owner: str, tag: str) -> str:

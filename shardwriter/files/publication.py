@@ -18,7 +18,7 @@ from shardwriter.errors import ShardDamaged
 from shardwriter.files.journal import sync_directory, sync_file
 from shardwriter.system.instants import reached
 
-__all__ = ["publish"]
+__all__ = ["patiently", "publish"]
 
 T = TypeVar("T")
 
@@ -47,20 +47,20 @@ def publish(finished: Path, final: Path, *, replace: bool = False) -> None:
         sync_file(finished)
     else:
         hidden = final.with_name(f".{final.name}.tmp")
-        _patiently(lambda: _copy(finished, hidden))
+        patiently(lambda: _copy(finished, hidden))
     reached("file synced")
     if not replace and final.exists():
         if hidden is not finished:
             hidden.unlink()
         raise FileExistsError(final)
     size = hidden.stat().st_size
-    _patiently(lambda: _rename(hidden, final, size))
+    patiently(lambda: _rename(hidden, final, size))
     reached("file renamed")
-    _patiently(lambda: sync_directory(final.parent))
+    patiently(lambda: sync_directory(final.parent))
     reached("directory synced")
 
 
-def _patiently(action: Callable[[], T]) -> T:
+def patiently(action: Callable[[], T]) -> T:
     """Do something again where a network file system's memory was out of date."""
     for pause_s in _PAUSES_S:
         try:
