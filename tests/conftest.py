@@ -1,6 +1,7 @@
 """Fixtures for every test: after each one, nothing that it started or wrote is left over."""
 
 import os
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from running import MAZE
 
 from shardwriter.recording import innermost
 
@@ -102,3 +104,16 @@ def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(innermost, "compiled", None)
     elif innermost.compiled is None:
         pytest.skip("the package was built without a compiler")
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return a working directory with a module `maze`."""
+    (tmp_path / "maze.py").write_text(MAZE)
+    (tmp_path / "marks").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("MARKS", str(tmp_path / "marks"))
+    yield tmp_path
+    for name in ("maze", "broken"):
+        sys.modules.pop(name, None)

@@ -1,10 +1,13 @@
 """Rollouts that the tests of engines run in workers, and what their experiments hold."""
 
+import json
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -107,6 +110,34 @@ def check_survives(
     assert (place / f"died {_KILLED}").exists()
     assert logical(exporter.output_dir) == reference
     check_kept_attempt(exporter.output_dir, _KILLED, reference)
+
+
+def check_command(
+    place: Path,
+    reference: dict[str, Any],
+    engine: str,
+    *options: str,
+    launcher: Sequence[str | Path] = (sys.executable,),
+    **variables: str,
+) -> None:
+    """Record all episodes by `shardwriter run`; make sure that they are as the local run's."""
+    config = {name: value for name, value in OPTIONS.items() if name != "progress"}
+    (place / "config.json").write_text(json.dumps(config))
+    folders = [str(Path(__file__).parent), *filter(None, sys.path)]
+    command = [*launcher, "-m", "shardwriter", "run", "engine_rollouts:live", "--json"]
+    command += ["--episodes", f"0:{EPISODES}", "--config", "config.json", "--engine", engine]
+    done = subprocess.run(
+        [*command, *options],
+        cwd=place,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(folders), **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    [directory] = (place / "experiments").iterdir()
+    assert f'"directory": "{directory}"' in done.stdout
+    assert logical(directory) == reference
 
 
 class WaitsForOthers:

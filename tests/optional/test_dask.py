@@ -8,7 +8,7 @@ from typing import Any
 import dask
 import pytest
 from distributed import Client, LocalCluster
-from engine_rollouts import check_stream, check_survives, local_run
+from engine_rollouts import check_command, check_stream, check_survives, local_run
 
 
 @pytest.fixture(scope="module")
@@ -34,3 +34,9 @@ def test_a_killed_worker_costs_nothing(
 
 def test_results_come_one_by_one_and_an_error_cancels(tmp_path: Path, executor: Executor) -> None:
     check_stream(tmp_path, executor)
+
+
+def test_the_command_records_what_the_local_engine_does(
+    tmp_path: Path, reference: dict[str, Any]
+) -> None:
+    check_command(tmp_path, reference, "dask", "--workers", "2")

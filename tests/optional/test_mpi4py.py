@@ -10,7 +10,13 @@ from typing import Any
 
 import engine_rollouts
 import pytest
-from engine_rollouts import EPISODES, check_kept_attempt, local_run, logical
+from engine_rollouts import (
+    EPISODES,
+    check_command,
+    check_kept_attempt,
+    local_run,
+    logical,
+)
 
 from shardwriter.recovery import missing
 from shardwriter.system.locks import locked
@@ -58,23 +64,28 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-def mpi_run(place: Path, script: str) -> subprocess.CompletedProcess[str]:
-    """Run a script on three processes, two of them workers."""
+def launcher() -> list[str]:
+    """Return how Python is started on three processes, two of them workers."""
     mpiexec = shutil.which("mpiexec", path=Path(sys.executable).parent)
     assert mpiexec is not None
+    return [mpiexec, "-n", "3", sys.executable, "-m", "mpi4py.futures"]
+
+
+def mpi_run(place: Path, script: str) -> subprocess.CompletedProcess[str]:
+    """Run a script; remove what MPICH leaves where it kills."""
     path = place / "script.py"
     path.write_text(script)
     folders = [str(Path(engine_rollouts.__file__).parent), *filter(None, sys.path)]
     before = set(SHARED_MEMORY.glob("mpich_shm_*"))
     try:
         return subprocess.run(
-            [mpiexec, "-n", "3", sys.executable, "-m", "mpi4py.futures", path, place],
+            [*launcher(), path, place],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
             capture_output=True,
             text=True,
             check=False,
         )
-    finally:  # MPICH leaves its own where it kills
+    finally:
         for path in set(SHARED_MEMORY.glob("mpich_shm_*")) - before:
             path.unlink()
 
@@ -103,3 +114,9 @@ def test_a_killed_process_ends_the_job_and_the_next_job_goes_on(
 def test_results_come_one_by_one_and_an_error_cancels(tmp_path: Path) -> None:
     done = mpi_run(tmp_path, STREAM)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_command_records_what_the_local_engine_does(
+    tmp_path: Path, reference: dict[str, Any]
+) -> None:
+    check_command(tmp_path, reference, "mpi", launcher=launcher())

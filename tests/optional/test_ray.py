@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_rollouts import Enough, check_stream, check_survives, exporter_in, local_run
+from engine_rollouts import (
+    Enough,
+    check_command,
+    check_stream,
+    check_survives,
+    exporter_in,
+    local_run,
+)
 
 from shardwriter import EpisodeResult
 from shardwriter.engines import RayExecutor
@@ -60,6 +67,18 @@ def test_results_come_one_by_one_and_an_error_cancels(
         exporter.run_episodes(endless, range(9), executor=executor, on_result=stop)
     assert results[0].status == "completed"
     assert "interrupted" in [result.status for result in results[1:]]
+
+
+@pytest.mark.timeout(300)
+def test_the_command_records_what_the_local_engine_does(
+    tmp_path: Path, reference: dict[str, Any]
+) -> None:
+    place = tempfile.mkdtemp(prefix="ray-")
+    try:
+        variables = {"RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": place}
+        check_command(tmp_path, reference, "ray", "--workers", "2", **variables)
+    finally:
+        shutil.rmtree(place)
 
 
 def endless(episode: Episode) -> None:
