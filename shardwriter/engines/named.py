@@ -78,11 +78,11 @@ def _dask(count: int, address: str | None) -> Iterator[Executor]:
         return
     with (
         tempfile.TemporaryDirectory(prefix="dask-") as scratch,
+        _package("dask", "dask").config.set({"temporary-directory": scratch}),
         distributed.LocalCluster(
             n_workers=count,
             threads_per_worker=1,
             dashboard_address=None,
-            local_directory=scratch,
         ) as cluster,
         distributed.Client(cluster) as client,
     ):
