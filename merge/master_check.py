@@ -13,7 +13,7 @@ from typing import Any
 from h5py import h5d, h5g
 
 from merge import symbol_table
-from merge.encoding import encoded, mapping
+from shardwriter.files.encoding import encoded, mapping
 from shardwriter.files.layout import EPISODES, TIMESTEPS, episode_group
 from shardwriter.files.structure import UNCERTAIN, Structure, Unfamiliar, are_sound
 from shardwriter.files.untrusted import DEEPEST, MOST_NODES, entries, open_child, opened

@@ -14,9 +14,9 @@ import numpy as np
 from h5py import h5a, h5d, h5g, h5p, h5s, h5t
 
 from merge import symbol_table
-from merge.encoding import Encoder, encoded
 from merge.episode_group import add_episode
 from merge.plan import EpisodePlan
+from shardwriter.files.encoding import Encoder, encoded
 from shardwriter.files.layout import EPISODES
 from shardwriter.files.lookup3 import lookup3
 from shardwriter.files.schema import fill_value

@@ -283,17 +283,17 @@ def test_an_interrupt_while_sealing_loses_nothing(
     tmp_path: Path, chunk_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C may come anywhere; ending an episode is where short ones spend their time."""
-    from shardwriter.files.shard import Shard
+    from shardwriter.files.chunk_notes import ChunkNotes
 
-    write_digests = Shard.write_digests
+    attributes = ChunkNotes.attributes
     interrupts = iter([True, False])
 
-    def interrupted(self: Shard) -> None:
+    def interrupted(self: ChunkNotes) -> dict[str, object]:
         if next(interrupts, False):
             raise KeyboardInterrupt
-        write_digests(self)
+        return attributes(self)
 
-    monkeypatch.setattr(Shard, "write_digests", interrupted)
+    monkeypatch.setattr(ChunkNotes, "attributes", interrupted)
     exporter = DataExporter("test", tmp_path, progress=False, chunk_size=chunk_size)
     with pytest.raises(KeyboardInterrupt):
         _record(exporter, lambda e: [e.log_timestep(t, behavior={"x": t}) for t in range(10)])

@@ -9,9 +9,9 @@ import pytest
 from merging import content, record, shard
 
 from merge import symbol_table
-from merge.encoding import AttributeTooLarge, Encoder
 from merge.master_file import MasterWriter, link_episodes, open_master
 from merge.plan import plan
+from shardwriter.files.encoding import AttributeTooLarge, Encoder
 from shardwriter.files.shard_description import describe
 from shardwriter.files.structure import Structure, Unfamiliar
 

@@ -11,18 +11,19 @@ from typing import Any
 import h5py
 import numpy as np
 
-from shardwriter.files.tree import Leaf, build
+from shardwriter.files.tree import KIND, Leaf, build
 
 __all__ = [
+    "is_compressed",
     "plain",
     "read_attributes",
     "read_tree",
     "restored_attributes",
+    "storable_attributes",
     "write_attributes",
     "write_tree",
 ]
 
-_KIND = "kind"
 _COMPRESS_BYTES = 4096
 _JSON = "_json"
 
@@ -35,14 +36,20 @@ def write_tree(parent: h5py.Group, leaves: list[Leaf]) -> None:
             node = parent.require_group(path) if path else parent
         elif leaf.array.dtype == object:
             node = parent.create_dataset(path, data=leaf.array, dtype=h5py.string_dtype())
-        elif leaf.array.nbytes >= _COMPRESS_BYTES:
+        elif is_compressed(leaf):
             node = parent.create_dataset(
                 path, data=leaf.array, compression="gzip", compression_opts=1, shuffle=True
             )
         else:
             node = parent.create_dataset(path, data=leaf.array)
-        if leaf.kind not in ("dict", "array"):
-            node.attrs[_KIND] = leaf.kind
+        for name, value in leaf.attributes().items():
+            node.attrs[name] = value
+
+
+def is_compressed(leaf: Leaf) -> bool:
+    """Tell whether the array of a leaf is one of many numbers."""
+    array = leaf.array
+    return array is not None and array.dtype != object and array.nbytes >= _COMPRESS_BYTES
 
 
 def read_tree(
@@ -63,7 +70,7 @@ def read_tree(
 def _leaves(
     path: str, node: h5py.Group | h5py.Dataset, read: Callable[[h5py.Dataset], Any]
 ) -> Iterator[Leaf]:
-    kind = node.attrs.get(_KIND)
+    kind = node.attrs.get(KIND)
     if isinstance(node, h5py.Group):
         yield Leaf(path, kind or "dict")
         for key in node:
@@ -77,18 +84,23 @@ def _leaves(
 
 
 def write_attributes(node: h5py.HLObject, values: Mapping[str, object]) -> None:
-    """Write values as attributes: numbers and strings as they are, all else as JSON text.
+    """Write values as attributes; see ``storable_attributes``."""
+    for name, value in storable_attributes(values).items():
+        node.attrs[name] = value
+
+
+def storable_attributes(values: Mapping[str, object]) -> dict[str, object]:
+    """Return what stands in a file for attributes: numbers, strings, and all else as JSON text.
 
     The attribute ``_json`` lists the names of those that are JSON text.
     """
     nested = [name for name, value in values.items() if not _is_simple(value)]
-    for name, value in values.items():
-        if name in nested:
-            node.attrs[name] = json.dumps(value, default=plain, ensure_ascii=False)
-        else:
-            node.attrs[name] = value
+    stored = dict(values)
+    for name in nested:
+        stored[name] = json.dumps(values[name], default=plain, ensure_ascii=False)
     if nested:
-        node.attrs[_JSON] = json.dumps(nested)
+        stored[_JSON] = json.dumps(nested)
+    return stored
 
 
 def _is_simple(value: object) -> bool:

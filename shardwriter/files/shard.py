@@ -6,24 +6,33 @@ which a kill at any instant cannot harm.
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-from isal import isal_zlib
 
+from shardwriter.files.chunk_notes import ChunkNotes
 from shardwriter.files.compression import ColumnCodec, Compression, Pipeline
+from shardwriter.files.groups import write_attributes, write_tree
 from shardwriter.files.journal import Overlay
-from shardwriter.files.layout import FORMAT, FORMAT_VERSION, TIMESTEPS, episode_group
+from shardwriter.files.layout import FORMAT, FORMAT_VERSION, episode_group
 from shardwriter.files.schema import Column, Table, fill_value
+from shardwriter.files.tree import Leaf
 from shardwriter.system.instants import reached
 
-__all__ = ["Codecs", "Shard", "amended", "create"]
+__all__ = [
+    "Codecs",
+    "Shard",
+    "amended",
+    "codec_of",
+    "column_attributes",
+    "create",
+    "root_attributes",
+]
 
 Array = np.ndarray[Any, Any]
 Codecs = dict[tuple[str, Column], ColumnCodec]
@@ -41,11 +50,15 @@ def create(path: Path, episode: int) -> h5py.File:
         The file exists.
     """
     file = h5py.File(path, "x", libver=_LIBVER)
-    file.attrs["format"] = FORMAT
-    file.attrs["format_version"] = FORMAT_VERSION
-    file.attrs["uuid"] = uuid.uuid4().hex
+    for name, value in root_attributes().items():
+        file.attrs[name] = value
     file.create_group(episode_group(episode))
     return file
+
+
+def root_attributes() -> dict[str, str]:
+    """Return the root's attributes of a new shard."""
+    return {"format": FORMAT, "format_version": FORMAT_VERSION, "uuid": uuid.uuid4().hex}
 
 
 def append_to(path: Path) -> h5py.File:
@@ -73,32 +86,19 @@ class _StoredColumn:
     rows: int  # of the dataset; asking HDF5 costs as much as writing a small chunk
     chunk_rows: int
     row_shape: tuple[int, ...]
-    digests: dict[int, int] = field(default_factory=dict)
-    spans: dict[int, tuple[int, int, bool]] = field(default_factory=dict)
+    notes: ChunkNotes
 
     @classmethod
     def of(cls, name: str, dataset: h5py.Dataset, codec: ColumnCodec) -> "_StoredColumn":
         """Return the column of a dataset that was just created."""
-        return cls(name, dataset, codec, len(dataset), dataset.chunks[0], dataset.shape[1:])
+        shape, notes = dataset.shape, ChunkNotes(name)
+        return cls(name, dataset, codec, shape[0], dataset.chunks[0], shape[1:], notes)
 
     def grow(self, rows: int) -> None:
         """Make the dataset at least so long."""
         if rows > self.rows:
             self.dataset.id.set_extent((rows, *self.row_shape))
             self.rows = rows
-
-    def note(self, chunk: int, values: Array) -> None:
-        """Take note of a chunk's rows: their CRC-32, and of timesteps their order."""
-        self.digests[chunk] = isal_zlib.crc32(_octets(values))
-        if self.name == TIMESTEPS and len(values):
-            is_sorted = bool((values[1:] >= values[:-1]).all())
-            self.spans[chunk] = (int(values[0]), int(values[-1]), is_sorted)
-
-    def is_sorted(self) -> bool:
-        """Tell whether the timesteps of all chunks never fall."""
-        spans = [self.spans[chunk] for chunk in sorted(self.spans)]
-        rises = all(a[1] <= b[0] for a, b in pairwise(spans))
-        return rises and all(is_sorted for _, _, is_sorted in spans)
 
 
 class Shard:
@@ -153,7 +153,8 @@ class Shard:
         chunk_rows = table.rows_per_chunk if rows is None else min(table.rows_per_chunk, rows)
         for i in range(len(columns), len(table.columns)):
             column = table.columns[i]
-            codec = self._codec(table, column, None if sample is None else sample[i])
+            values = None if sample is None else sample[i]
+            codec = codec_of(self._codecs, self._compression, table, column, values)
             dataset = _create_column(group, column, max(chunk_rows, 1), first, codec)
             columns.append(_StoredColumn.of(column.name, dataset, codec))
 
@@ -168,17 +169,6 @@ class Shard:
             first = int(given.attrs.get("first_row", 0))
             dataset = _create_column(group, column, given.chunks[0], first, codec)
             columns.append(_StoredColumn.of(column.name, dataset, codec))
-
-    def _codec(self, table: Table, column: Column, sample: Array | None) -> ColumnCodec:
-        key = (table.name, column)
-        codec = self._codecs.get(key)
-        if codec is None:
-            codec = self._compression.codec(table.name, column, sample)
-            # Fewer rows than fill a slot tell little of other episodes.
-            is_full = sample is not None and len(sample) == table.rows_per_chunk
-            if is_full or not self._compression.adaptive:
-                self._codecs[key] = codec
-        return codec
 
     def __contains__(self, table: Table) -> bool:
         """Tell whether the file has every column of a table."""
@@ -205,7 +195,7 @@ class Shard:
             if 0 in column.row_shape:
                 continue
             values = np.ascontiguousarray(column.codec.rounded(block[:rows]))
-            column.note(chunk, values)
+            column.notes.add(chunk, values)
             if column.codec.encode is None:
                 dataset[start : start + rows] = values.view(dataset.dtype)  # text is UTF-8
                 continue
@@ -224,16 +214,14 @@ class Shard:
         origin = (start,) + (0,) * (source.ndim - 1)
         mask, data = source.id.read_direct_chunk(origin)
         stored.dataset.id.write_direct_chunk(origin, data, mask)
-        stored.note(chunk, source[start : start + rows])
+        stored.notes.add(chunk, source[start : start + rows])
 
     def resize(self, table: str, rows: int) -> None:
         """Set the number of rows of every column of a table, whole chunks of it."""
         for column in self._tables[table]:
             column.dataset.resize(rows, axis=0)
             column.rows = rows
-            chunks = rows // column.chunk_rows
-            column.digests = {i: crc for i, crc in column.digests.items() if i < chunks}
-            column.spans = {i: span for i, span in column.spans.items() if i < chunks}
+            column.notes.keep(rows // column.chunk_rows)
 
     def rows(self) -> dict[str, int]:
         """Return the number of rows of each table."""
@@ -264,19 +252,41 @@ class Shard:
         with np.errstate(all="ignore"):
             return {i: float(np.sum(dataset[i * rows : (i + 1) * rows])) for i in range(chunks)}
 
-    def write_digests(self) -> None:
-        """Keep with every column what ``verify`` needs: a CRC-32 over those of its chunks.
-
-        The digest is the CRC-32 of the chunks' own CRC-32s (of their rows' bytes), each 4
-        bytes little-endian, in order; chunks that a late column lacks are left out. Timesteps
-        also say whether they are sorted, which lets a reader search them.
-        """
+    def describe(self, static: Iterable[list[Leaf]], values: Mapping[str, object]) -> None:
+        """Write everything that is not a table: what was noted of chunks, trees, attributes."""
         for columns in self._tables.values():
             for column in columns:
-                parts = [column.digests[i].to_bytes(4, "little") for i in sorted(column.digests)]
-                column.dataset.attrs["crc32"] = np.uint32(isal_zlib.crc32(b"".join(parts)))
-                if column.name == TIMESTEPS:
-                    column.dataset.attrs["is_sorted"] = column.is_sorted()
+                for name, value in column.notes.attributes().items():
+                    column.dataset.attrs[name] = value
+        for leaves in static:
+            write_tree(self.group, leaves)
+        write_attributes(self.group, values)
+
+
+def codec_of(
+    codecs: Codecs, compression: Compression, table: Table, column: Column, sample: Array | None
+) -> ColumnCodec:
+    """Return the codec that is kept for a column, else a new one."""
+    key = (table.name, column)
+    codec = codecs.get(key)
+    if codec is None:
+        codec = compression.codec(table.name, column, sample)
+        # Fewer rows than fill a slot tell little of other episodes.
+        is_full = sample is not None and len(sample) == table.rows_per_chunk
+        if is_full or not compression.adaptive:
+            codecs[key] = codec
+    return codec
+
+
+def column_attributes(column: Column, codec: ColumnCodec, first: int = 0) -> dict[str, object]:
+    """Return the attributes that say how a column, whose first row is `first`, came to be."""
+    every = {
+        "first_row": first or None,
+        "logged_as": column.logged_as,
+        "precision": codec.precision,
+        "compression_choice": codec.reason or None,
+    }
+    return {name: value for name, value in every.items() if value is not None}
 
 
 def _create_column(
@@ -292,14 +302,8 @@ def _create_column(
         fillvalue=fill_value(column.dtype),
         **codec.pipeline.dataset_options(),
     )
-    if first:
-        dataset.attrs["first_row"] = first
-    if column.logged_as is not None:
-        dataset.attrs["logged_as"] = column.logged_as
-    if codec.precision is not None:
-        dataset.attrs["precision"] = codec.precision
-    if codec.reason:
-        dataset.attrs["compression_choice"] = codec.reason
+    for name, value in column_attributes(column, codec, first).items():
+        dataset.attrs[name] = value
     return dataset
 
 
@@ -310,10 +314,6 @@ def _filled(values: Array, rows: int) -> Array:
     whole = np.zeros((rows, *values.shape[1:]), values.dtype)
     whole[: len(values)] = values
     return whole
-
-
-def _octets(values: Array) -> Array:
-    return values.reshape(-1).view(np.uint8)
 
 
 @contextmanager

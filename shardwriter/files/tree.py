@@ -13,8 +13,9 @@ import numpy as np
 
 from shardwriter.files.schema import is_utf8, name_problem
 
-__all__ = ["Leaf", "TreeError", "build", "flatten", "pack", "unpack"]
+__all__ = ["KIND", "Leaf", "TreeError", "build", "flatten", "pack", "unpack"]
 
+KIND = "kind"  # an attribute
 _SCALARS: dict[str, type] = {"bool": bool, "int": int, "float": float, "complex": complex}
 _ALIGNMENT = 64
 
@@ -43,6 +44,10 @@ class Leaf:
     path: str
     kind: str
     array: np.ndarray[Any, Any] | None = None
+
+    def attributes(self) -> dict[str, str]:
+        """Return what stands with the leaf in a file, where its dtype alone does not tell."""
+        return {} if self.kind in ("dict", "array") else {KIND: self.kind}
 
 
 def flatten(value: object, root: str = "") -> list[Leaf]:

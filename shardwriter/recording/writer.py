@@ -18,7 +18,7 @@ import numpy as np
 from shardwriter.errors import BufferDamaged, EpisodeBusy, ShardDamaged
 from shardwriter.files.buffer import Buffer, Record, TableSlots, remove_buffer
 from shardwriter.files.compression import Compression
-from shardwriter.files.groups import write_attributes, write_tree
+from shardwriter.files.groups import write_attributes
 from shardwriter.files.journal import replay, sync_directory, sync_file
 from shardwriter.files.layout import REWARDS, SPIKES, EpisodePaths
 from shardwriter.files.publication import publish
@@ -26,6 +26,7 @@ from shardwriter.files.salvage import check_opens, is_sealed, part_tables, salva
 from shardwriter.files.shard import Codecs, Shard, amended, append_to, create
 from shardwriter.files.shard_description import describe
 from shardwriter.files.tree import Leaf, unpack
+from shardwriter.files.whole_shard import Unsuitable, WholeShard
 from shardwriter.system.instants import reached
 from shardwriter.system.process import Identity
 
@@ -316,7 +317,7 @@ class EpisodeWriter:
         for slots in tables:
             shard.add_table(slots.table, sample=slots.newest())
 
-    def _write_chunk(self, shard: Shard, name: str, chunk: int, rows: int) -> None:
+    def _write_chunk(self, shard: Shard | WholeShard, name: str, chunk: int, rows: int) -> None:
         slots = self._tables[name].slots
         columns = slots[chunk % len(slots)]
         shard.write_chunk(name, chunk, columns, rows)
@@ -324,7 +325,7 @@ class EpisodeWriter:
             with np.errstate(all="ignore"):  # inf - inf is the caller's business
                 self._rewards[chunk] = float(np.sum(columns[1][:rows]))
 
-    def _write_rest(self, shard: Shard, name: str) -> None:
+    def _write_rest(self, shard: Shard | WholeShard, name: str) -> None:
         """Write the chunks that no hand-over announced, the last one as far as it goes."""
         table = self._tables[name].table
         rows = self._rows(name)
@@ -337,13 +338,24 @@ class EpisodeWriter:
     # -- sealing --------------------------------------------------------------------------
 
     def _write_whole(self, rows: Mapping[str, int]) -> Path:
-        shard = self._create()
+        path = self._paths.temporary
+        try:
+            whole = WholeShard(self.episode, self._compression, self._codecs)
+            self._add_whole(whole, rows)
+            self._note_columns(whole)
+            path.unlink(missing_ok=True)
+            whole.write(path, self._static, self._attributes())
+        except Unsuitable:
+            shard = self._create()
+            self._add_whole(shard, rows)
+            self._describe(shard)
+            shard.file.close()
+        return path
+
+    def _add_whole(self, shard: Shard | WholeShard, rows: Mapping[str, int]) -> None:
         for name, slots in self._tables.items():
             shard.add_table(slots.table, rows[name], slots.newest())
             self._write_rest(shard, name)
-        self._describe(shard)
-        shard.file.close()
-        return self._paths.temporary
 
     def _finish_part(self, shard: Shard) -> Path:
         for name in self._tables:
@@ -355,26 +367,26 @@ class EpisodeWriter:
 
     def _describe(self, shard: Shard) -> None:
         """Write everything about the episode that is not a table."""
-        shard.write_digests()
+        self._note_columns(shard)
+        shard.describe(self._static, self._attributes())
+
+    def _note_columns(self, shard: Shard | WholeShard) -> None:
         self._raw_bytes, self._stored_bytes = shard.column_bytes()
         self._codec_choices = shard.codec_choices()
-        for leaves in self._static:
-            write_tree(shard.group, leaves)
-        write_attributes(
-            shard.group,
-            {
-                "episode_id": self.episode,
-                "seed": self._start["seed"],
-                "start_time": self._start["start_time"],
-                "end_time": datetime.now(UTC).isoformat(),
-                "success": False,
-                "total_timesteps": self._buffer.steps[0],
-                "total_spikes": self._rows(SPIKES) if SPIKES in self._tables else 0,
-                "total_reward": float(sum(self._rewards.values())),  # fsum refuses inf and -inf
-                **self._end,
-                "status": self._status(),
-            },
-        )
+
+    def _attributes(self) -> dict[str, object]:
+        return {
+            "episode_id": self.episode,
+            "seed": self._start["seed"],
+            "start_time": self._start["start_time"],
+            "end_time": datetime.now(UTC).isoformat(),
+            "success": False,
+            "total_timesteps": self._buffer.steps[0],
+            "total_spikes": self._rows(SPIKES) if SPIKES in self._tables else 0,
+            "total_reward": float(sum(self._rewards.values())),  # fsum refuses inf and -inf
+            **self._end,
+            "status": self._status(),
+        }
 
     def _status(self) -> str:
         has_rows = self._part_only or any(slots.rows for slots in self._tables.values())

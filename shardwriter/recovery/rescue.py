@@ -8,7 +8,6 @@ from typing import Any
 
 from shardwriter.errors import ShardDamaged
 from shardwriter.files.compression import Compression
-from shardwriter.files.groups import write_attributes
 from shardwriter.files.journal import replay
 from shardwriter.files.layout import (
     BEHAVIOR,
@@ -71,9 +70,8 @@ def _copy(paths: EpisodePaths) -> dict[str, int]:
         shard = Shard(paths.episode, Compression(), {}, file)
         for table in part_tables(paths.part, paths.episode):
             salvage(paths.part, shard, table, whole=False)
-        shard.write_digests()
         rows = shard.rows()
-        write_attributes(shard.group, _attributes(paths, shard, rows))
+        shard.describe((), _attributes(paths, shard, rows))
     return rows
 
 
