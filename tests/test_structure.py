@@ -38,7 +38,7 @@ def test_many_columns_and_attributes_lie_elsewhere_in_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with (
-        DataExporter("wide", tmp_path, progress=False) as exporter,
+        DataExporter("wide", tmp_path, chunk_size=1, progress=False) as exporter,  # through HDF5
         exporter.start_episode(0) as episode,
     ):
         episode.log_timestep(0, behavior={f"field {i}": i for i in range(30)})

@@ -45,6 +45,8 @@ def most_chunks(structure: Structure, dataset: StoredDataset) -> int:
     """Return how many chunks of a dataset have been written at most."""
     if dataset.address < 0:
         return 0
+    if dataset.index[1:2] == bytes([_SINGLE]):
+        return 1
     if dataset.index[1:2] != bytes([_EXTENSIBLE]):
         raise Unfamiliar
     return _ExtensibleArray(structure, dataset.address).used
