@@ -104,7 +104,7 @@ def test_a_slot_that_is_done_is_not_written_again(tmp_path: Path) -> None:
         writer = episode._drain._writer  # type: ignore[attr-defined]
         slots = writer._tables["behavior"]
         slots.slots[0][1][:] = -1  # as if other rows lay there by now
-        writer.drain("behavior", 0)
+        writer.drain("behavior", 0, writer.begin("behavior", 0))
     with ExperimentLoader(exporter.output_dir) as loader:
         assert loader.get_episode(0).get_behavior()["x"].tolist() == list(range(6))
 

@@ -4,16 +4,23 @@ Invariant: a chunk that is written again replaces what was noted of it.
 """
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from isal import isal_zlib
 
 from shardwriter.files.layout import TIMESTEPS
 
-__all__ = ["ChunkNotes"]
+__all__ = ["ChunkNote", "ChunkNotes"]
 
 Array = np.ndarray[Any, Any]
+
+
+class ChunkNote(NamedTuple):
+    """What is noted of one chunk."""
+
+    crc32: int  # of its rows
+    span: tuple[int, int, bool] | None  # first and last timestep, and whether they are sorted
 
 
 class ChunkNotes:
@@ -25,24 +32,27 @@ class ChunkNotes:
         The column's name.
     """
 
-    __slots__ = ("_digests", "_has_order", "_spans")
+    __slots__ = ("_has_order", "_noted")
 
     def __init__(self, column: str) -> None:
         self._has_order = column == TIMESTEPS
-        self._digests: dict[int, int] = {}
-        self._spans: dict[int, tuple[int, int, bool]] = {}
+        self._noted: dict[int, ChunkNote] = {}
 
-    def add(self, chunk: int, values: Array) -> None:
-        """Take note of a chunk's rows, which are contiguous."""
-        self._digests[chunk] = isal_zlib.crc32(values.reshape(-1).view(np.uint8))
+    def of(self, values: Array) -> ChunkNote:
+        """Return what is to be noted of contiguous rows; any thread may do so."""
+        span = None
         if self._has_order and len(values):
             is_sorted = bool((values[1:] >= values[:-1]).all())
-            self._spans[chunk] = (int(values[0]), int(values[-1]), is_sorted)
+            span = int(values[0]), int(values[-1]), is_sorted
+        return ChunkNote(isal_zlib.crc32(values.reshape(-1).view(np.uint8)), span)
+
+    def add(self, chunk: int, note: ChunkNote) -> None:
+        """Take note of a chunk."""
+        self._noted[chunk] = note
 
     def keep(self, chunks: int) -> None:
         """Forget all but the first chunks."""
-        self._digests = {i: crc for i, crc in self._digests.items() if i < chunks}
-        self._spans = {i: span for i, span in self._spans.items() if i < chunks}
+        self._noted = {i: note for i, note in self._noted.items() if i < chunks}
 
     def attributes(self) -> dict[str, object]:
         """Return what stands with the column: a CRC-32 over those of its chunks.
@@ -51,13 +61,11 @@ class ChunkNotes:
         bytes little-endian, in order; chunks that a late column lacks are left out. Timesteps
         also say whether they are sorted, which lets a reader search them.
         """
-        parts = [self._digests[i].to_bytes(4, "little") for i in sorted(self._digests)]
+        notes = [self._noted[i] for i in sorted(self._noted)]
+        parts = [note.crc32.to_bytes(4, "little") for note in notes]
         noted: dict[str, object] = {"crc32": np.uint32(isal_zlib.crc32(b"".join(parts)))}
         if self._has_order:
-            noted["is_sorted"] = self._is_sorted()
+            spans = [note.span for note in notes if note.span is not None]
+            rises = all(a[1] <= b[0] for a, b in pairwise(spans))
+            noted["is_sorted"] = rises and all(is_sorted for _, _, is_sorted in spans)
         return noted
-
-    def _is_sorted(self) -> bool:
-        spans = [self._spans[chunk] for chunk in sorted(self._spans)]
-        rises = all(a[1] <= b[0] for a, b in pairwise(spans))
-        return rises and all(is_sorted for _, _, is_sorted in spans)

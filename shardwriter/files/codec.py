@@ -4,6 +4,7 @@ Bytes in, bytes out, outside the HDF5 library and outside the GIL. Invariant: an
 with the stock shuffle and deflate filters gets back the bytes that came in.
 """
 
+import threading
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -82,7 +83,15 @@ class Deflater:
         gzip level, 1 to 9, as it stands in the file.
     """
 
-    __slots__ = ("_blocks", "_encode", "_next_decision", "_share", "_stored_planes", "level")
+    __slots__ = (
+        "_blocks",
+        "_deciding",
+        "_encode",
+        "_next_decision",
+        "_share",
+        "_stored_planes",
+        "level",
+    )
 
     def __init__(self, level: int) -> None:
         self.level = level
@@ -91,16 +100,22 @@ class Deflater:
         self._share = 1.0  # compressed size of the block that decided, per byte
         self._blocks = 0
         self._next_decision = 0
+        self._deciding = threading.Lock()
 
     def __call__(self, data: bytes, planes: int = 1) -> bytes:
-        """Return data, which consist of so many byte planes, compressed to a zlib stream."""
-        self._blocks += 1
-        if self._encode is None:
-            return self._decided(data, planes)
+        """Return data, which consist of so many byte planes, compressed to a zlib stream.
+
+        Several threads may do so at once.
+        """
+        with self._deciding:
+            self._blocks += 1
+            if self._encode is None:
+                return self._decided(data, planes)
         encoded = _stream(data, self._stored_planes * (len(data) // planes), self._encode)
         drift = len(encoded) / max(len(data), 1) / self._share
         if self._blocks >= self._next_decision and not 1 / _DRIFT < drift < _DRIFT:
-            return self._decided(data, planes)
+            with self._deciding:
+                return self._decided(data, planes)
         return encoded
 
     def _decided(self, data: bytes, planes: int) -> bytes:

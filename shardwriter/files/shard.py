@@ -6,7 +6,7 @@ which a kill at any instant cannot harm.
 
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from shardwriter.files.chunk_notes import ChunkNotes
+from shardwriter.files.chunk_notes import ChunkNote, ChunkNotes
 from shardwriter.files.compression import ColumnCodec, Compression, Pipeline
 from shardwriter.files.groups import write_attributes, write_tree
 from shardwriter.files.journal import Overlay
@@ -26,6 +26,7 @@ from shardwriter.system.instants import reached
 
 __all__ = [
     "Codecs",
+    "Encoded",
     "Shard",
     "amended",
     "codec_of",
@@ -76,6 +77,15 @@ def append_to(path: Path) -> h5py.File:
     return file
 
 
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One chunk of a column: its rows, and its bytes where not HDF5 is to compress them."""
+
+    values: Array
+    data: Any
+    note: ChunkNote
+
+
 @dataclass(slots=True)
 class _StoredColumn:
     """A column's dataset and codec, and what was noted of each chunk written."""
@@ -99,6 +109,14 @@ class _StoredColumn:
         if rows > self.rows:
             self.dataset.id.set_extent((rows, *self.row_shape))
             self.rows = rows
+
+    def encoded(self, block: Array) -> Encoded:
+        """Return a chunk's rows as they will be stored; any thread may do so."""
+        values = np.ascontiguousarray(self.codec.rounded(block))
+        data = None
+        if self.codec.encode is not None and 0 not in self.row_shape:
+            data = self.codec.encode(_filled(values, self.chunk_rows))
+        return Encoded(values, data, self.notes.of(values))
 
 
 class Shard:
@@ -188,20 +206,28 @@ class Shard:
         rows
             Rows of the arrays that count; the rest of the chunk is filled with zeros.
         """
-        for column, block in zip(self._tables[table], blocks, strict=True):
+        self.store_chunk(table, chunk, self.encoded(table, [block[:rows] for block in blocks]))
+
+    def encoded(self, table: str, blocks: Sequence[Array]) -> list[Encoded]:
+        """Return a chunk of every column of a table, compressed; other threads may do so."""
+        columns = self._tables[table]
+        return [column.encoded(rows) for column, rows in zip(columns, blocks, strict=True)]
+
+    def store_chunk(self, table: str, chunk: int, encoded: Sequence[Encoded]) -> None:
+        """Write what ``encoded`` returned."""
+        for column, one in zip(self._tables[table], encoded, strict=True):
             dataset = column.dataset
             start = chunk * column.chunk_rows
-            column.grow(start + rows)
+            column.grow(start + len(one.values))
             if 0 in column.row_shape:
                 continue
-            values = np.ascontiguousarray(column.codec.rounded(block[:rows]))
-            column.notes.add(chunk, values)
-            if column.codec.encode is None:
-                dataset[start : start + rows] = values.view(dataset.dtype)  # text is UTF-8
+            column.notes.add(chunk, one.note)
+            if one.data is None:
+                stop = start + len(one.values)
+                dataset[start:stop] = one.values.view(dataset.dtype)  # text is UTF-8
                 continue
-            origin = (start,) + (0,) * (block.ndim - 1)
-            data = column.codec.encode(_filled(values, column.chunk_rows))
-            dataset.id.write_direct_chunk(origin, data)
+            origin = (start,) + (0,) * (one.values.ndim - 1)
+            dataset.id.write_direct_chunk(origin, one.data)
 
     def copy_chunk(self, table: str, column: int, chunk: int, source: h5py.Dataset) -> None:
         """Copy a whole chunk as it is compressed from a dataset of the same filters."""
@@ -214,7 +240,7 @@ class Shard:
         origin = (start,) + (0,) * (source.ndim - 1)
         mask, data = source.id.read_direct_chunk(origin)
         stored.dataset.id.write_direct_chunk(origin, data, mask)
-        stored.notes.add(chunk, source[start : start + rows])
+        stored.notes.add(chunk, stored.notes.of(source[start : start + rows]))
 
     def resize(self, table: str, rows: int) -> None:
         """Set the number of rows of every column of a table, whole chunks of it."""

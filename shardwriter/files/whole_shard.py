@@ -94,7 +94,7 @@ class WholeShard:
         """Compress the only chunk of every column of a table; see ``Shard.write_chunk``."""
         for each, block in zip(self._tables[table], blocks, strict=True):
             values = np.ascontiguousarray(each.codec.rounded(block[:rows]))
-            each.notes.add(chunk, values)
+            each.notes.add(chunk, each.notes.of(values))
             each.stored = self._store(each.codec, values)
 
     def _store(self, codec: ColumnCodec, values: Array) -> tuple[int, int]:

@@ -50,6 +50,10 @@ class Drain(Protocol):
         """Whether the shard is known to be published, or known to have failed."""
 
 
+def _drain(writer: EpisodeWriter, name: str, chunk: int) -> None:
+    writer.drain(name, chunk, writer.begin(name, chunk))
+
+
 class LocalDrain:
     """Writes in the calling thread."""
 
@@ -65,7 +69,7 @@ class LocalDrain:
         """Write and flush the slot, after those that could not be written before."""
         began = time.perf_counter()
         for due in range(self._drained.get(name, 0), chunk + 1):
-            self._do(partial(EpisodeWriter.drain, name=name, chunk=due))
+            self._do(partial(_drain, name=name, chunk=due))
             self._drained[name] = due + 1
         self._blocked_s += time.perf_counter() - began
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from shardwriter.files.journal import replay, sync_directory, sync_file
 from shardwriter.files.layout import REWARDS, SPIKES, EpisodePaths
 from shardwriter.files.publication import publish
 from shardwriter.files.salvage import check_opens, is_sealed, part_tables, salvage, set_aside
-from shardwriter.files.shard import Codecs, Shard, amended, append_to, create
+from shardwriter.files.shard import Codecs, Encoded, Shard, amended, append_to, create
 from shardwriter.files.shard_description import describe
 from shardwriter.files.tree import Leaf, unpack
 from shardwriter.files.whole_shard import Unsuitable, WholeShard
@@ -67,6 +68,11 @@ def finished(paths: EpisodePaths) -> Sealed:
     remove_buffer(paths.buffer)
     rows = {name: shard.rows(name) for name in shard.tables}
     return Sealed(paths.episode, paths.shard, str(shard.attributes["status"]), rows, {})
+
+
+def _encoded(shard: Shard, slots: TableSlots, chunk: int) -> list[Encoded]:
+    slots.add_digest(chunk)
+    return shard.encoded(slots.table.name, slots.slots[chunk % len(slots.slots)])
 
 
 class EpisodeWriter:
@@ -154,18 +160,31 @@ class EpisodeWriter:
         if self._is_recovery:
             self._verify_slots()
 
-    def drain(self, name: str, chunk: int) -> None:
-        """Write and flush a full slot, unless that is done; the slot is free when this returns."""
+    def begin(self, name: str, chunk: int) -> Callable[[], list[Encoded]]:
+        """Return what compresses a full slot, for any thread, while other slots are drained."""
         if chunk < self._written.get(name, 0):
-            return  # and the slot may hold other rows by now
+            return list  # told again; `drain` leaves it out too
         began = time.perf_counter()
         self._read_records()
         shard = self._part([name])
         slots = self._tables[name]
-        slots.add_digest(chunk)
         waiting = slots.rows // slots.table.rows_per_chunk - chunk
         self._slots_high_water = max(self._slots_high_water, waiting / len(slots.slots))
-        self._write_chunk(shard, name, chunk, slots.table.rows_per_chunk)
+        self.busy_s += time.perf_counter() - began
+        return partial(_encoded, shard, slots, chunk)
+
+    def drain(self, name: str, chunk: int, encode: Callable[[], list[Encoded]]) -> None:
+        """Write and flush a full slot, unless that is done; the slot is free when this returns.
+
+        `encode` is what ``begin`` returned, or gives its result.
+        """
+        if chunk < self._written.get(name, 0):
+            return  # and the slot may hold other rows by now
+        began = time.perf_counter()
+        encoded = encode()
+        shard = self._part([name])
+        shard.store_chunk(name, chunk, encoded)
+        self._note_rewards(name, chunk, self._tables[name].table.rows_per_chunk)
         reached("chunk written")
         shard.file.flush()
         reached("chunk flushed")
@@ -321,9 +340,13 @@ class EpisodeWriter:
         slots = self._tables[name].slots
         columns = slots[chunk % len(slots)]
         shard.write_chunk(name, chunk, columns, rows)
+        self._note_rewards(name, chunk, rows)
+
+    def _note_rewards(self, name: str, chunk: int, rows: int) -> None:
         if name == REWARDS:
+            slots = self._tables[name].slots
             with np.errstate(all="ignore"):  # inf - inf is the caller's business
-                self._rewards[chunk] = float(np.sum(columns[1][:rows]))
+                self._rewards[chunk] = float(np.sum(slots[chunk % len(slots)][1][:rows]))
 
     def _write_rest(self, shard: Shard | WholeShard, name: str) -> None:
         """Write the chunks that no hand-over announced, the last one as far as it goes."""

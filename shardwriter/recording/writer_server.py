@@ -1,22 +1,29 @@
 """A writer process from the inside: drains episodes as its parent tells, until that ends.
 
-Invariant: a failure costs one episode, never the others.
+While slots wait, several threads compress; one alone touches HDF5. Invariant: slots are written in
+the order in which they were handed over; a failure costs one episode, never the others.
 """
 
 import os
 import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
 from shardwriter.files.layout import EpisodePaths
-from shardwriter.files.shard import Codecs
+from shardwriter.files.shard import Codecs, Encoded
 from shardwriter.recording.writer import EpisodeWriter, finished
 from shardwriter.system.instants import reached
 from shardwriter.system.process import Parent, ignore_signals, make_room_for_files
 
-__all__ = ["serve"]
+__all__ = ["ENCODERS", "serve"]
 
 _MOST_FILES = 65_536  # about ten for each of the episodes that one process may step together
+# Threads; the rest of a slot's way takes turns. With two cores the simulation has the other.
+ENCODERS = 2 if len(os.sched_getaffinity(0)) > 2 else 1
+
+_Begun = tuple[int, str, int, "Future[list[Encoded]]"]  # episode, table, chunk
 
 
 class _Server:
@@ -27,18 +34,23 @@ class _Server:
         self._writers: dict[int, EpisodeWriter] = {}
         self._codecs: Codecs = {}
         self._next_flush = 0.0
+        self._encoders = ThreadPoolExecutor(ENCODERS, thread_name_prefix="shardwriter-encode")
+        self._begun: deque[_Begun] = deque()
 
     def run(self) -> None:
         """Serve until the parent ends, then seal what it left open."""
         with suppress(EOFError):
             while True:
-                message = self._parent.receive(self._time_to_flush())
+                # With slots being compressed, look only whether another can be begun.
+                message = self._parent.receive(0 if self._begun else self._time_to_flush())
                 if message is not None:
-                    self._guarded(message[1 if message[0] != "open" else 2], message)
+                    self._do(message)
+                if self._begun and (message is None or len(self._begun) > ENCODERS):
+                    self._finish()
                 if self._time_to_flush() == 0:
                     self._flush_all()
         for episode in list(self._writers):
-            self._guarded(episode, ("seal", episode))
+            self._do(("seal", episode))
 
     def _time_to_flush(self) -> float | None:
         """Return the seconds until partly filled slots are flushed, None with no episode open."""
@@ -48,9 +60,19 @@ class _Server:
 
     def _flush_all(self) -> None:
         for episode in list(self._writers):
-            self._guarded(episode, ("flush", episode))
+            self._do(("flush", episode))
         intervals = [writer.flush_interval_s for writer in self._writers.values()]
         self._next_flush = time.monotonic() + min(intervals, default=0.0)
+
+    def _do(self, message: tuple[Any, ...]) -> None:
+        while self._begun and message[0] in ("flush", "seal"):
+            self._finish()
+        self._guarded(message[1 if message[0] != "open" else 2], message)
+
+    def _finish(self) -> None:
+        """Write the slot that was begun first."""
+        episode, *rest = self._begun.popleft()
+        self._guarded(episode, ("finish", episode, *rest))
 
     def _guarded(self, episode: int, message: tuple[Any, ...]) -> None:
         try:
@@ -82,9 +104,13 @@ class _Server:
         if kind == "drain":
             _, name, first, last = rest
             for chunk in range(first, last + 1):
-                self._writers[episode].drain(name, chunk)
-                self._tell(("free", episode, name, chunk))
-                reached("slot returned")
+                future = self._encoders.submit(self._writers[episode].begin(name, chunk))
+                self._begun.append((episode, name, chunk, future))
+        elif kind == "finish":
+            _, name, chunk, future = rest
+            self._writers[episode].drain(name, chunk, future.result)
+            self._tell(("free", episode, name, chunk))
+            reached("slot returned")
         elif kind == "flush":
             self._writers[episode].flush()
         else:
