@@ -6,7 +6,7 @@ Invariant: a problem is returned, never raised, so that one bad file does not hi
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from shardwriter.files.quick_description import describe_several
 from shardwriter.files.shard_description import ShardDescription
 from shardwriter.files.untrusted import UNREADABLE, is_inside
 
-__all__ = ["Problem", "ShardCheck", "ShardJob", "check_shards"]
+__all__ = ["Problem", "ShardCheck", "ShardJob", "check_shards", "decode"]
 
 
 _READ_BYTES = 16 << 20
@@ -83,18 +83,29 @@ def _checked(job: ShardJob, shards: list[ShardDescription] | ShardWriterError | 
         return ShardCheck((Problem(where, f"it lies outside {job.root}", mend),))
     if isinstance(shards, ShardWriterError):
         return ShardCheck((Problem(where, _without(str(shards), where), MEND),))
-    problems = [Problem(where, text, merge) for text in _mismatches(job, shards)]
+    found = decode(job.path, shards) if job.is_deep else ShardCheck(())
+    mismatches = tuple(Problem(where, text, merge) for text in _mismatches(job, shards))
+    return replace(
+        found,
+        problems=mismatches + found.problems,
+        episodes=tuple(shard.episode for shard in shards),
+    )
+
+
+def decode(path: Path, shards: Sequence[ShardDescription]) -> ShardCheck:
+    """Decode every chunk of some episodes of a file, and compare them with their digests."""
+    where = str(path)
+    problems: list[Problem] = []
     chunks, raw = 0, 0
-    if job.is_deep:
-        try:
-            with h5py.File(job.path, "r") as file:
-                for shard in shards:
-                    deep = _Deep(file[shard.group], shard)
-                    problems += [Problem(where, text, MEND) for text in deep.problems()]
-                    chunks, raw = chunks + deep.chunks, raw + deep.raw_bytes
-        except (*UNREADABLE, ShardWriterError) as error:
-            problems.append(Problem(where, _without(str(error), where), MEND))
-    return ShardCheck(tuple(problems), tuple(s.episode for s in shards), chunks, raw)
+    try:
+        with h5py.File(path, "r") as file:
+            for shard in shards:
+                deep = _Deep(file[shard.group], shard)
+                problems += [Problem(where, text, MEND) for text in deep.problems()]
+                chunks, raw = chunks + deep.chunks, raw + deep.raw_bytes
+    except (*UNREADABLE, ShardWriterError) as error:
+        problems.append(Problem(where, _without(str(error), where), MEND))
+    return ShardCheck(tuple(problems), (), chunks, raw)
 
 
 def _without(text: str, where: str) -> str:

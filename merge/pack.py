@@ -1,7 +1,7 @@
 """Packing: many shards into one self-contained file, or into few shards, and back.
 
 Compressed chunks are copied as they are. Invariant: the originals are only read; what is made
-has a hidden name until it is complete and its digests were found right.
+has a hidden name until it is complete, and was compared with them.
 """
 
 import os
@@ -16,14 +16,15 @@ from pathlib import Path
 import h5py
 from h5py import h5g, h5o
 
-from merge.checking import ShardJob, check_shards
+from merge.checking import decode
+from merge.comparing import Copied, compare
 from merge.describing import describe_all
 from merge.master import merge_experiment
 from merge.master_file import MasterWriter, open_master
 from merge.plan import EpisodePlan, MasterPlan, index_of, plan
 from merge.sources import Sources, check_name
 from merge.verify import read_index
-from shardwriter.errors import ConfigError, ExperimentNotFound, ShardDamaged, ranges
+from shardwriter.errors import ConfigError, ExperimentNotFound, ShardDamaged
 from shardwriter.files.layout import (
     ATTRIBUTES,
     CHECKPOINTS,
@@ -42,7 +43,7 @@ from shardwriter.files.layout import (
 )
 from shardwriter.files.publication import publish
 from shardwriter.files.shard import create
-from shardwriter.files.shard_description import describe
+from shardwriter.files.shard_description import ShardDescription, describe
 from shardwriter.files.untrusted import check_tree, entries, opened, read_attributes_of
 from shardwriter.progress import Bar, progress_bar
 from shardwriter.system.locks import locked
@@ -50,7 +51,7 @@ from shardwriter.system.locks import locked
 __all__ = ["pack", "pack_shards", "unpack"]
 
 
-def pack(directory: Path, output: Path, *, progress: bool = False) -> Path:
+def pack(directory: Path, output: Path, *, deep: bool = False, progress: bool = False) -> Path:
     """Write an experiment into one file of the master's layout that needs no other.
 
     Parameters
@@ -59,6 +60,8 @@ def pack(directory: Path, output: Path, *, progress: bool = False) -> Path:
         The experiment's directory.
     output
         The file; it must not exist.
+    deep
+        Decode every chunk as well, and compare it with the digests kept when it was recorded.
     progress
         Show a progress bar.
 
@@ -74,13 +77,15 @@ def pack(directory: Path, output: Path, *, progress: bool = False) -> Path:
     planned = _planned(sources, progress)
     temporary = target.with_name(f".{target.name}.tmp")
     with _removed_unless_done(temporary):
-        _write_pack(temporary, planned.episodes, sources, progress)
-        _check(temporary, [each.episode for each in planned.episodes])
+        copies = _write_pack(temporary, planned.episodes, sources, progress)
+        _check(temporary, copies, deep)
         publish(temporary, target)
     return target
 
 
-def pack_shards(directory: Path, output: Path, shards: int, *, progress: bool = False) -> Path:
+def pack_shards(
+    directory: Path, output: Path, shards: int, *, deep: bool = False, progress: bool = False
+) -> Path:
     """Write an experiment anew with fewer shards, each of many episodes, and merge it.
 
     Parameters
@@ -91,6 +96,8 @@ def pack_shards(directory: Path, output: Path, shards: int, *, progress: bool = 
         The new experiment's directory; it must not exist.
     shards
         The number of shards.
+    deep
+        Decode every chunk as well, and compare it with the digests kept when it was recorded.
     progress
         Show a progress bar.
 
@@ -114,14 +121,13 @@ def pack_shards(directory: Path, output: Path, shards: int, *, progress: bool = 
         for number, first in enumerate(range(0, len(episodes), size)):
             part = episodes[first : first + size]
             path = temporary / SHARDS / pack_name(number)
-            _write_pack(path, part, None, progress)
-            _check(path, [each.episode for each in part])
+            _check(path, _write_pack(path, part, None, progress), deep)
         temporary.rename(target)
     merge_experiment(target)
     return target
 
 
-def unpack(source: Path, output: Path, *, progress: bool = False) -> Path:
+def unpack(source: Path, output: Path, *, deep: bool = False, progress: bool = False) -> Path:
     """Write a packed file, or an experiment of packed shards, as one of a shard per episode.
 
     Parameters
@@ -130,6 +136,8 @@ def unpack(source: Path, output: Path, *, progress: bool = False) -> Path:
         A file from ``pack``, or a directory from ``pack_shards``.
     output
         The new experiment's directory; it must not exist.
+    deep
+        Decode every chunk as well, and compare it with the digests kept when it was recorded.
     progress
         Show a progress bar.
 
@@ -155,7 +163,7 @@ def unpack(source: Path, output: Path, *, progress: bool = False) -> Path:
         bar = progress_bar("unpack", "episode", shown=progress)
         with bar:
             for path in packs:
-                _unpack_episodes(path, temporary, bar)
+                _unpack_episodes(path, temporary, deep, bar)
         temporary.rename(target)
     merge_experiment(target)
     return target
@@ -204,8 +212,9 @@ def _planned(sources: Sources, progress: bool) -> MasterPlan:
 
 def _write_pack(
     path: Path, episodes: Sequence[EpisodePlan], sources: Sources | None, progress: bool
-) -> None:
+) -> list[Copied]:
     """Write episodes with all their data, and the experiment's own files where given."""
+    copies: list[Copied] = []
     bar = progress_bar("pack", "episode", len(episodes), shown=progress)
     with bar, open_master(os.fspath(path), "w") as file:
         writer = MasterWriter(file)
@@ -224,11 +233,17 @@ def _write_pack(
             file.attrs[key] = value
         for each in episodes:
             with opened(each.shard.path) as source:
-                name = os.path.basename(each.group).encode()
-                h5o.copy(source, each.shard.group.encode(), target, name)
+                copies.append(_copied(source, each.shard, target, os.path.basename(each.group)))
             bar.update()
         own_ids = [_packed(each) for each in episodes]
         file.create_dataset(INDEX, data=index_of(own_ids), maxshape=(None,), chunks=(1024,))
+    return copies
+
+
+def _copied(source: h5g.GroupID, shard: ShardDescription, target: h5g.GroupID, name: str) -> Copied:
+    """Copy an episode into a group of episodes."""
+    h5o.copy(source, shard.group.encode(), target, name.encode())
+    return Copied(shard, f"{EPISODES}/{name}", h5o.get_info(target, name.encode()).addr)
 
 
 def _packed(each: EpisodePlan) -> EpisodePlan:
@@ -244,15 +259,13 @@ def _copy_root(path: Path, writer: MasterWriter, target: h5g.GroupID) -> None:
             h5o.copy(source, key, target, key)
 
 
-def _check(path: Path, episodes: Sequence[int]) -> None:
-    """Read a new file back, whole, and compare every column with its digest."""
-    rows = tuple(read_index(path) or ())
-    [found] = check_shards([ShardJob(path, path.parent, rows, is_deep=True)])
+def _check(path: Path, copies: Sequence[Copied], deep: bool) -> None:
+    """Compare a new file with what it was made of, by what is stored in both."""
+    left = compare(path, copies)
+    again = copies if deep else left
+    found = decode(path, [replace(each.original, group=each.group) for each in again])
     if found.problems:
         raise ShardDamaged(path, "after packing", str(found.problems[0]))
-    if sorted(found.episodes) != sorted(episodes):
-        expected = f"expected episodes {ranges(episodes)}, got {ranges(found.episodes)}"
-        raise ShardDamaged(path, "after packing", expected)
 
 
 def _copy_own_files(source: Path, target: Path) -> None:
@@ -295,7 +308,7 @@ def _write_own_file(path: Path, target: Path, group: h5g.GroupID) -> None:
             h5o.copy(group, key, file.id, key)
 
 
-def _unpack_episodes(path: Path, target: Path, bar: Bar) -> None:
+def _unpack_episodes(path: Path, target: Path, deep: bool, bar: Bar) -> None:
     index = {row["episode_id"]: row for row in read_index(path) or ()}
     seen: set[str] = set()
     with opened(path) as source:
@@ -307,9 +320,9 @@ def _unpack_episodes(path: Path, target: Path, bar: Bar) -> None:
                 if given not in seen:
                     file.attrs["uuid"] = given
                 seen.add(given)
-                name = os.path.basename(shard.group).encode()
                 del file[shard.group]
-                h5o.copy(source, shard.group.encode(), file[EPISODES].id, name)
-            _check(paths.temporary, [shard.episode])
+                name = os.path.basename(shard.group)
+                copied = _copied(source, shard, file[EPISODES].id, name)
+            _check(paths.temporary, [copied], deep)
             publish(paths.temporary, paths.shard)
             bar.update()

@@ -1,6 +1,9 @@
 """Packing, unpacking, relinking, and datasets over all episodes."""
 
+import os
 import resource
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -102,17 +105,92 @@ def test_what_is_there_is_not_overwritten(experiment: Path, tmp_path: Path) -> N
     assert there.read_text() == "mine"
 
 
-def test_packing_a_damaged_shard_leaves_nothing(experiment: Path, tmp_path: Path) -> None:
-    with h5py.File(shard(experiment, 1)) as file:
-        place = file["episodes/episode_0001/behavior/position"].id.get_chunk_info(0)
-    with shard(experiment, 1).open("r+b") as data:
+def damage(path: Path, dataset: str) -> None:
+    """Overwrite some bytes of the first chunk of a dataset, behind HDF5's back."""
+    with h5py.File(path) as file:
+        place = file[dataset].id.get_chunk_info(0)
+    with path.open("r+b") as data:
         data.seek(place.byte_offset + 8)
         data.write(b"\xff" * 16)
+
+
+POSITION = "episodes/episode_0001/behavior/position"
+
+
+def test_packing_a_damaged_shard_deep_leaves_nothing(experiment: Path, tmp_path: Path) -> None:
+    damage(shard(experiment, 1), POSITION)
     before = stamps(experiment)
     with pytest.raises(ShardDamaged, match="behavior/position"):
-        pack(experiment, tmp_path / "all.h5")
+        pack(experiment, tmp_path / "all.h5", deep=True)
     assert stamps(experiment) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == [experiment.name]
+
+
+def test_a_damaged_shard_is_packed_with_the_digest_that_tells(
+    experiment: Path, tmp_path: Path
+) -> None:
+    damage(shard(experiment, 1), POSITION)
+    packed = pack(experiment, tmp_path / "all.h5")
+    assert POSITION in str(verify(packed, deep=True, workers=1))
+
+
+def of_chunk(file: h5py.File) -> bytes:
+    return bytes(file[POSITION].id.read_direct_chunk((0, 0))[1])
+
+
+def of_number(file: h5py.File) -> bytes:
+    return bytes(file["episodes/episode_0001"].attrs["seed"].tobytes())
+
+
+def of_text(file: h5py.File) -> bytes:
+    return str(file["episodes/episode_0001"].attrs["start_time"]).encode()
+
+
+@pytest.mark.parametrize("stored", [of_chunk, of_number, of_text])
+def test_a_copy_that_differs_is_never_published(
+    experiment: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stored: Callable[[h5py.File], bytes],
+) -> None:
+    with h5py.File(shard(experiment, 1)) as file:
+        what = stored(file)
+    other = bytes([what[0] ^ 1]) + what[1:]
+    module = sys.modules["merge.pack"]
+    check = module._check
+
+    def check_flipped(path: Path, *rest: object) -> None:
+        path.write_bytes(path.read_bytes().replace(what, other))
+        check(path, *rest)
+
+    before = stamps(experiment)
+    packed = pack(experiment, tmp_path / "sound.h5")
+    monkeypatch.setattr(module, "_check", check_flipped)
+    targets = [tmp_path / name for name in ("all.h5", "few", "back")]
+    with pytest.raises(ShardDamaged, match=r"\.all\.h5\.tmp"):
+        pack(experiment, targets[0])
+    with pytest.raises(ShardDamaged, match=r"pack_0000\.h5"):
+        pack_shards(experiment, targets[1], 1)
+    with pytest.raises(ShardDamaged, match="episode_0001"):
+        unpack(packed, targets[2])
+    assert stamps(experiment) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == [experiment.name, "sound.h5"]
+
+
+def test_a_shard_that_changes_meanwhile_is_named(
+    experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = sys.modules["merge.pack"]
+    write = module._write_pack
+
+    def write_and_change(*given: object) -> object:
+        copies = write(*given)
+        os.utime(shard(experiment, 2), ns=(1, 1))
+        return copies
+
+    monkeypatch.setattr(module, "_write_pack", write_and_change)
+    with pytest.raises(ShardDamaged, match=r"episode_0002\.h5.*changed while it was copied"):
+        pack(experiment, tmp_path / "all.h5")
 
 
 def test_a_master_is_relinked_to_its_own_shards(

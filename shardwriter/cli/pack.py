@@ -15,6 +15,8 @@ from shardwriter.cli.arguments import (
 
 __all__ = ["add_to"]
 
+_DEEP = "decode every chunk too, and compare it with its digest, as `verify --deep` does"
+
 
 def add_to(commands: Subparsers, common: Parser) -> None:
     """Add the commands to the parser."""
@@ -35,6 +37,7 @@ shardwriter pack experiments/maze_20250601_120000 --shards 16 -o packed
     pack.add_argument(
         "--shards", type=positive, metavar="N", help="an experiment of N shards, not one file"
     )
+    pack.add_argument("--deep", action="store_true", help=_DEEP)
     pack.add_argument("--json", action="store_true", help="for programs")
     pack.set_defaults(action=_pack)
 
@@ -50,6 +53,7 @@ shardwriter unpack maze.h5 -o maze_again
     )
     unpack.add_argument("path", type=Path, metavar="FILE|DIR")
     unpack.add_argument("--output", "-o", type=Path, required=True, metavar="DIR")
+    unpack.add_argument("--deep", action="store_true", help=_DEEP)
     unpack.add_argument("--json", action="store_true", help="for programs")
     unpack.set_defaults(action=_unpack)
 
@@ -59,9 +63,12 @@ def _pack(options: argparse.Namespace) -> int:
 
     shows = shows_progress(options)
     if options.shards is None:
-        path = pack(options.directory, options.output, progress=shows)
+        path = pack(options.directory, options.output, deep=options.deep, progress=shows)
     else:
-        path = pack_shards(options.directory, options.output, options.shards, progress=shows)
+        few = options.shards
+        path = pack_shards(
+            options.directory, options.output, few, deep=options.deep, progress=shows
+        )
     _print(path, options)
     tell_unfinished(options.directory, "packed")
     return 0
@@ -70,7 +77,8 @@ def _pack(options: argparse.Namespace) -> int:
 def _unpack(options: argparse.Namespace) -> int:
     from merge import unpack
 
-    _print(unpack(options.path, options.output, progress=shows_progress(options)), options)
+    shows = shows_progress(options)
+    _print(unpack(options.path, options.output, deep=options.deep, progress=shows), options)
     return 0
 
 

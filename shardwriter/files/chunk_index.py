@@ -14,7 +14,7 @@ __all__ = ["StoredChunk", "chunks_of", "most_chunks"]
 
 StoredChunk: TypeAlias = tuple[int, int, int]  # address, bytes, mask of filters that it skips
 
-_SINGLE, _EXTENSIBLE = 1, 4
+_SINGLE, _FIXED, _EXTENSIBLE = 1, 3, 4
 _SINGLE_FILTERED = 2  # among the layout's flags
 _NOWHERE = 2**64 - 1
 _MOST_CHUNKS = 1 << 20
@@ -26,28 +26,62 @@ def chunks_of(structure: Structure, dataset: StoredDataset, count: int) -> list[
         raise Unfamiliar
     if dataset.address < 0:
         return [None] * count
-    kind = dataset.index[1:2]
-    size = dataset.dtype.itemsize if dataset.dtype else 16
-    for length in dataset.chunk:
-        size *= length
-    if kind == bytes([_SINGLE]) and count == 1:
+    kind = dataset.index[1]
+    size = dataset.chunk_bytes
+    if kind == _SINGLE and count == 1:
         if dataset.index[0] & _SINGLE_FILTERED:
             size, mask = struct.unpack("<QI", dataset.index[2:14])
             return [(dataset.address, size, mask)]
         return [(dataset.address, size, 0)]
-    if kind != bytes([_EXTENSIBLE]):
+    if kind == _FIXED:
+        elements = _fixed_elements(structure, dataset.address, count)
+    elif kind == _EXTENSIBLE:
+        elements = _ExtensibleArray(structure, dataset.address).elements(count)
+    else:
         raise Unfamiliar
-    array = _ExtensibleArray(structure, dataset.address)
-    return [array.chunk(element, size) for element in array.elements(count)]
+    return [_chunk(element, size) for element in elements]
+
+
+def _chunk(element: bytes, size: int) -> StoredChunk | None:
+    """Return what an index says of a chunk; `size` is that of one which no filter made shorter."""
+    address = int.from_bytes(element[:8], "little")
+    if address == _NOWHERE:
+        return None
+    if len(element) == 8:
+        return address, size, 0
+    return address, int.from_bytes(element[8:-4], "little"), int.from_bytes(element[-4:], "little")
+
+
+def _fixed_elements(structure: Structure, address: int, count: int) -> list[bytes]:
+    """Return the first elements of HDF5's index of chunks of a dataset that cannot grow."""
+    head = structure.read(address, 28)
+    if head[:5] != b"FAHD\0" or head[6] not in range(8, 21):
+        raise Unfamiliar
+    structure.checksummed.append(head)
+    width, page_bits = head[6], head[7]
+    most, place = struct.unpack_from("<QQ", head, 8)
+    if place == _NOWHERE:
+        return [b"\xff" * width] * count
+    if count > most or most > 1 << page_bits:  # in pages, of very many chunks
+        raise Unfamiliar
+    block = structure.read(place, 14 + most * width + 4)
+    if block[:5] != b"FADB\0":
+        raise Unfamiliar
+    structure.checksummed.append(block)
+    return [block[i : i + width] for i in range(14, 14 + count * width, width)]
 
 
 def most_chunks(structure: Structure, dataset: StoredDataset) -> int:
     """Return how many chunks of a dataset have been written at most."""
     if dataset.address < 0:
         return 0
-    if dataset.index[1:2] == bytes([_SINGLE]):
+    kind = dataset.index[1]
+    if kind == _SINGLE:
         return 1
-    if dataset.index[1:2] != bytes([_EXTENSIBLE]):
+    if kind == _FIXED:
+        count = -(-dataset.shape[0] // dataset.chunk[0])
+        return sum(each is not None for each in chunks_of(structure, dataset, count))
+    if kind != _EXTENSIBLE:
         raise Unfamiliar
     return _ExtensibleArray(structure, dataset.address).used
 
@@ -61,7 +95,6 @@ class _ExtensibleArray:
         if head[:5] != b"EAHD\0":
             raise Unfamiliar
         structure.checksummed.append(head)
-        self._is_filtered = head[5] == 1
         self._width, bits, self._inline, self._least, self._pointers, self._page_bits = head[6:12]
         self.used: int
         self.used, _, self._index = struct.unpack_from("<QQQ", head, 44)
@@ -69,16 +102,6 @@ class _ExtensibleArray:
         self._supers = 1 + bits - (self._least.bit_length() - 1)
         if self._width not in range(8, 21) or not (self._least and self._pointers):
             raise Unfamiliar
-
-    def chunk(self, element: bytes, size: int) -> StoredChunk | None:
-        """Return what an element of the array says."""
-        address = int.from_bytes(element[:8], "little")
-        if address == _NOWHERE:
-            return None
-        if not self._is_filtered:
-            return address, size, 0
-        stored = int.from_bytes(element[8:-4], "little")
-        return address, stored, int.from_bytes(element[-4:], "little")
 
     def elements(self, count: int) -> list[bytes]:
         """Return the first elements; those that were never set are nowhere."""

@@ -143,12 +143,6 @@ class _File:
             raise Unfamiliar
         return TableDescription(lengths.pop(), interned(tuple(columns)), attributes)
 
-    def _check_chunks(self, timesteps: StoredDataset) -> None:
-        """Make sure that there are chunks for so many rows as a table says it has."""
-        written = most_chunks(self._structure, timesteps)
-        if written * timesteps.chunk[0] < timesteps.shape[0]:
-            raise Unfamiliar
-
     def _column(self, header: Messages) -> StoredDataset:
         if self._structure.is_group(header):
             raise Unfamiliar

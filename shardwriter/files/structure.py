@@ -84,7 +84,16 @@ class StoredDataset:
     @property
     def nbytes(self) -> int:
         """Bytes of all elements, references to text counted as 16."""
-        return math.prod(self.shape) * (self.dtype.itemsize if self.dtype else 16)
+        return math.prod(self.shape) * self._item_bytes
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of a chunk before its filters."""
+        return math.prod(self.chunk) * self._item_bytes
+
+    @property
+    def _item_bytes(self) -> int:
+        return self.dtype.itemsize if self.dtype else 16
 
 
 class Structure:

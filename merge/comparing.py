@@ -1,0 +1,182 @@
+"""Comparing copied episodes with their originals, as the bytes that are stored.
+
+Chunks are compared as they are, compressed: equal chunks under equal headers decode to equal rows.
+Invariant: what is not named as left over was found equal, with the checksums of both files'
+headers; whatever these have that is read by HDF5 alone is left over.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shardwriter.errors import ShardDamaged
+from shardwriter.files.chunk_index import chunks_of
+from shardwriter.files.shard_description import ShardDescription
+from shardwriter.files.structure import (
+    UNCERTAIN,
+    Messages,
+    StoredDataset,
+    Structure,
+    Unfamiliar,
+    are_sound,
+)
+
+__all__ = ["Copied", "compare"]
+
+_TOGETHER = 64  # episodes whose checksums are compared at once
+_BLOCK_BYTES = 256 * 1024  # of which two stay in the processor's cache
+_OF_VALUES = (0x03, 0x05, 0x0B)  # messages: datatype, fill value, filters
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """An episode, and its group's name and address in the file that it was copied to."""
+
+    original: ShardDescription
+    group: str
+    address: int
+
+
+def compare(path: Path, copies: Sequence[Copied]) -> list[Copied]:
+    """Compare the episodes in a file with their originals.
+
+    Parameters
+    ----------
+    path
+        The file with the copies.
+    copies
+        Those to compare.
+
+    Returns
+    -------
+    list
+        Those that cannot be compared so, and have to be decoded.
+
+    Raises
+    ------
+    ShardDamaged
+        A copy differs from its original, or the original changed since it was described.
+    """
+    left: list[Copied] = []
+    for i in range(0, len(copies), _TOGETHER):
+        left += _compare_some(path, copies[i : i + _TOGETHER])
+    return left
+
+
+def _compare_some(path: Path, copies: Sequence[Copied]) -> list[Copied]:
+    originals: list[Structure] = []
+    left: list[Copied] = []
+    compared: list[Copied] = []
+    with Structure(path, is_read_whole=False) as copy:
+        for each in copies:
+            shard = each.original
+            try:
+                with Structure(shard.path) as original:
+                    if (original.size, original.mtime_ns) != (shard.size, shard.mtime_ns):
+                        problem = "it changed while it was copied"
+                        raise ShardDamaged(shard.path, "file", problem, "do it again")
+                    comparison = _Comparison(path, shard, original, copy)
+                    comparison.run(each.address)
+                originals.append(original)
+                compared.append(each)
+            except UNCERTAIN:
+                left.append(each)
+    copy_is_sound, *are = are_sound([copy, *originals])
+    sound = [copy_is_sound and original_is for original_is in are]
+    return left + [each for each, is_sound in zip(compared, sound, strict=True) if not is_sound]
+
+
+class _Comparison:
+    def __init__(
+        self, path: Path, shard: ShardDescription, original: Structure, copy: Structure
+    ) -> None:
+        self._path = path
+        self._shard = shard
+        self._original = original
+        self._copy = copy
+
+    def run(self, address: int) -> None:
+        original = self._original.find(self._shard.group)
+        if original is None:
+            raise Unfamiliar
+        self._object(self._shard.group, original, self._copy.messages(address))
+
+    def _expect(self, is_same: bool, place: str, what: str) -> None:
+        if not is_same:
+            problem = f"expected {what} of {self._shard.path}, got another"
+            raise ShardDamaged(self._path, place, problem, "the originals are as before; try again")
+
+    def _object(self, place: str, one: Messages, other: Messages) -> None:
+        original, copy = self._original, self._copy
+        attributes = original.attributes(one), copy.attributes(other)
+        self._expect(_are_equal(*attributes), place, "the attributes")
+        is_group = original.is_group(one)
+        self._expect(is_group == copy.is_group(other), place, "the kind of object")
+        if not is_group:
+            self._dataset(place, one, other)
+            return
+        members, copies = original.links(one), copy.links(other)
+        self._expect(list(members) == list(copies), place, "the members")
+        for name, address in members.items():
+            below = f"{place}/{name.decode('utf-8', 'replace')}"
+            self._object(below, original.messages(address), copy.messages(copies[name]))
+
+    def _dataset(self, place: str, one: Messages, other: Messages) -> None:
+        original, copy = self._original.dataset(one), self._copy.dataset(other)
+        forms = [(each.shape, each.chunk, each.filters) for each in (original, copy)]
+        self._expect(forms[0] == forms[1], place, "the shape, chunks and filters")
+        if any(dict(one).get(kind) != dict(other).get(kind) for kind in _OF_VALUES):
+            raise Unfamiliar
+        if original.chunk:
+            self._chunks(place, original, copy)
+        elif original.dtype is None:
+            texts = (self._texts(self._original, original), self._texts(self._copy, copy))
+            self._expect(texts[0] == texts[1], place, "the texts")
+        elif original.nbytes:
+            if original.address < 0 or copy.address < 0:
+                raise Unfamiliar
+            self._bytes(place, original.address, copy.address, original.nbytes)
+
+    def _chunks(self, place: str, original: StoredDataset, copy: StoredDataset) -> None:
+        if original.dtype is None:
+            raise Unfamiliar
+        grid = zip(original.shape, original.chunk, strict=True)
+        count = math.prod(-(-length // chunk) for length, chunk in grid)
+        chunks = chunks_of(self._original, original, count), chunks_of(self._copy, copy, count)
+        for number, (one, other) in enumerate(zip(*chunks, strict=True)):
+            where = f"{place}, chunk {number}"
+            if one is None or other is None:
+                self._expect(one is other, where, "the chunk")
+                continue
+            self._expect(one[1:] == other[1:], where, "the size")
+            self._bytes(where, one[0], other[0], one[1])
+
+    def _bytes(self, place: str, one: int, other: int, size: int) -> None:
+        read, read_copy = self._original.read, self._copy.read
+        for at in range(0, size, _BLOCK_BYTES):
+            length = min(_BLOCK_BYTES, size - at)
+            is_same = read(one + at, length) == read_copy(other + at, length)
+            self._expect(is_same, place, "the bytes")
+
+    @staticmethod
+    def _texts(structure: Structure, dataset: StoredDataset) -> list[bytes]:
+        if dataset.address < 0 and dataset.nbytes:
+            raise Unfamiliar
+        data = structure.read(dataset.address, dataset.nbytes) if dataset.nbytes else b""
+        return [structure.text(data, place) for place in range(0, len(data), 16)]
+
+
+def _are_equal(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(
+        _stored(value) == _stored(other[name]) for name, value in one.items()
+    )
+
+
+def _stored(value: Any) -> tuple[np.dtype[Any], tuple[int, ...], bytes]:
+    """Return what tells a value from any other, NaN with the same bits being the same."""
+    array = np.asarray(value)
+    return array.dtype, array.shape, array.tobytes()
