@@ -166,7 +166,8 @@ class _Deep:
                 try:
                     yield from self._column(f"{table}/{column.name}", column.name == TIMESTEPS)
                 except (*UNREADABLE, ShardWriterError) as error:
-                    yield f"{self._shard.group}/{table}/{column.name}: cannot be read: {error}"
+                    reason = str(error).removeprefix(f"{self._group.file.filename}: ")
+                    yield f"{self._shard.group}/{table}/{column.name}: cannot be read: {reason}"
         for node in self._shard.static:
             if node.value is None and node.dtype is not None:
                 try:

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shardwriter.errors import ConfigError, ExperimentNotFound, ShardDamaged
+from shardwriter.errors import ConfigError, ShardDamaged
 from shardwriter.files.layout import (
     EXPERIMENT,
     MASTER,
-    SHARDS,
+    check_experiment,
     episode_shards,
     is_pack_name,
     shard_id,
@@ -54,15 +54,11 @@ class Sources:
         ExperimentNotFound
             A directory is not an experiment's.
         ConfigError
-            One is given twice, or there are several and no `output`.
+            One is given twice, there are several and no `output`, or that cannot be a file.
         """
         absolute = tuple(Path(os.path.abspath(directory)) for directory in directories)
         for directory in absolute:
-            if not (directory / SHARDS).is_dir():
-                advice = "give the directory of one"
-                raise ExperimentNotFound(
-                    directory, f"an experiment with a folder {SHARDS}/", advice
-                )
+            check_experiment(directory)
         if len({os.path.realpath(directory) for directory in absolute}) < len(absolute):
             raise ConfigError("directories", "different experiments", "one of them twice")
         if output is None and len(absolute) > 1:
@@ -70,6 +66,8 @@ class Sources:
         target = Path(os.path.abspath(output)) if output else absolute[0] / MASTER
         if target.is_dir():
             raise ConfigError("output", "a file", f"the directory {target}")
+        if not target.parent.is_dir():
+            raise ConfigError("output", "a path in an existing directory", str(target))
         return cls(absolute, target)
 
     def shards(self) -> list[SourceFile]:

@@ -19,7 +19,7 @@ from shardwriter.errors import ExperimentNotFound, ShardDamaged, ShardWriterErro
 from shardwriter.files.layout import (
     INDEX,
     MASTER,
-    SHARDS,
+    check_experiment,
     episode_shards,
     unfinished_episodes,
 )
@@ -118,7 +118,9 @@ def verify(
     """
     path = Path(os.path.abspath(path))
     master = path / MASTER if path.is_dir() else path
-    if not path.exists() or (path.is_dir() and not (path / SHARDS).is_dir()):
+    if path.is_dir():
+        check_experiment(path)
+    elif not path.exists():
         raise ExperimentNotFound(path, "an experiment's directory or file", "check the path")
     count = workers or len(os.sched_getaffinity(0))
     found = _Verification(master, root or master.parent, deep, count, progress)
@@ -172,7 +174,10 @@ class _Verification:
         result = next(in_children("merge.verify:read_index", [self._master], 1, _ignore))
         if isinstance(result, ShardWriterError):
             mend = "merge again, with --rebuild"
-            self._problems.append(Problem(str(self._master), str(result), mend))
+            if not path.is_dir():
+                mend = f"check the path, or {mend}"
+            problem = str(result).removeprefix(f"{self._master}: ")
+            self._problems.append(Problem(str(self._master), problem, mend))
             return []
         if result is None and path.is_dir():
             mend = "merge again, with --rebuild"

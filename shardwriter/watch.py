@@ -13,13 +13,13 @@ from typing import Any
 import h5py
 import numpy as np
 
-from shardwriter.errors import BufferDamaged, ExperimentNotFound, ranges
+from shardwriter.errors import BufferDamaged, ranges
 from shardwriter.files.buffer import Buffer, TableSlots
 from shardwriter.files.layout import (
     EVENTS,
     MASTER,
-    SHARDS,
     TABLES,
+    check_experiment,
     episode_group,
     listed_episodes,
     unfinished_buffers,
@@ -91,8 +91,7 @@ class Watcher:
     """
 
     def __init__(self, directory: Path, expected: int | None = None) -> None:
-        if not (directory / SHARDS).is_dir():
-            raise ExperimentNotFound(directory, "an experiment's directory", "nothing of that kind")
+        check_experiment(directory)
         self._directory = directory
         self._expected = expected
         self._shards: dict[int, tuple[str, int, int]] = {}  # status, rows, bytes: they never change

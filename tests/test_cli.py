@@ -1,9 +1,12 @@
 """The command line: what it prints, and how it fails."""
 
+import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -79,9 +82,54 @@ def test_an_error_is_one_line_and_exit_code_1(
 def test_errors_of_the_system_are_one_line_too(
     directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["merge", str(directory), "-o", str(tmp_path / "no" / "place.h5")]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("shardwriter: ")
+    page = tmp_path / "no" / "page.html"
+    assert main(["report", str(directory), "-o", str(page)]) == 1
+    error = "No such file or directory; check the path"
+    assert capsys.readouterr().err == f"shardwriter: {page}: {error}\n"
+
+
+def test_a_directory_of_experiments_names_the_newest(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in ("info", "verify", "merge", "recover", "watch"):
+        assert main([command, str(directory.parent)]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.endswith(f"; give the directory of one, such as {directory}")
+
+
+def test_two_experiments_for_a_command_of_one_are_told_apart_from_an_unknown_option(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for arguments, text in (
+        (["info", "a", "b"], "shardwriter info: error: expected nothing more, got b; "),
+        (["export", "nwb", "a", "b", "-x"], "shardwriter export nwb: error: unrecognized "),
+    ):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert text in capsys.readouterr().err
+
+
+def test_verify_names_a_file_that_is_not_hdf5_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("not HDF5")
+    assert main(["verify", str(path)]) == 1
+    (problem,) = capsys.readouterr().out.splitlines()[1:]
+    assert problem.count(str(path)) == 1
+    assert "check the path" in problem
+
+
+def test_report_says_that_there_are_problems(
+    directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, copy = tmp_path / "report.html", tmp_path / "copy"
+    shutil.copytree(directory, copy)
+    os.truncate(copy / "shards" / "episode_0001.h5", 1000)
+    assert main(["report", str(copy), "-o", str(page)]) == 0
+    output = capsys.readouterr()
+    assert output.out == f"{page}\n"
+    assert output.err.startswith("problems: 1; ")
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
@@ -147,14 +195,25 @@ def test_packing_for_programs_says_where_and_how_much(
     assert json.loads(capsys.readouterr().out)["path"] == str(tmp_path / "again")
 
 
-def test_every_command_has_examples_and_can_be_quiet(capsys: pytest.CaptureFixture[str]) -> None:
-    (commands,) = (a.choices for a in parser()._actions if isinstance(a.choices, dict))
-    assert len(commands) >= 11
-    for name, command in commands.items():
-        assert f"examples:\n  shardwriter {name} " in command.format_help().replace(
-            "shardwriter demo\n", "shardwriter demo \n"
-        )
-        assert "--quiet" in command.format_help()
+def commands_of(whole: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    for action in whole._actions:
+        if isinstance(action.choices, dict):
+            for command in action.choices.values():
+                yield command
+                yield from commands_of(command)
+
+
+def test_every_command_explains_itself_and_can_be_quiet() -> None:
+    commands = list(commands_of(parser()))
+    assert len(commands) >= 19
+    for command in commands:
+        text = command.format_help()
+        assert f"examples:\n  {command.prog}" in text
+        assert "\n\nexit codes: 0 " in text
+        assert "--quiet" in text
+        assert max(map(len, (command.description or "").splitlines())) < 80
+        for action in command._actions:
+            assert action.help or isinstance(action.choices, dict), (command.prog, action.dest)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])

@@ -154,7 +154,7 @@ def test_what_is_no_experiment_is_said(recorded: Path, copy: Path, tmp_path: Pat
     (copy / "experiment_data.h5").unlink()
     for path, kind, text in [
         (tmp_path / "gone", ExperimentNotFound, "gone: expected an experiment's directory or"),
-        (tmp_path, ExperimentNotFound, "give the directory of an experiment"),
+        (tmp_path, ExperimentNotFound, "give the directory of one"),
         (copy, ExperimentNotFound, f"run `shardwriter merge {copy}`"),
         (tmp_path / "text.h5", FormatError, "text.h5: expected an HDF5 file"),
         (recorded / "shards" / "episode_0002.h5", FormatError, "expected a master"),

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import textwrap
 from pathlib import Path
 from typing import TypeAlias
 
@@ -12,6 +13,10 @@ __all__ = [
     "Parser",
     "Subparsers",
     "add_command",
+    "add_directory",
+    "add_expected",
+    "add_json",
+    "at_least",
     "episode_ids",
     "expected_ids",
     "positive",
@@ -25,16 +30,54 @@ Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add_command(
-    commands: Subparsers, common: Parser, name: str, help_text: str, description: str, examples: str
+    commands: Subparsers,
+    common: Parser,
+    name: str,
+    help_text: str,
+    description: str,
+    examples: str,
+    *,
+    exit_codes: str = "0 done, 1 an error",
 ) -> Parser:
-    """Add a command whose help ends with examples, one a line; return its parser."""
-    return commands.add_parser(
+    """Add a command whose help ends with examples, one a line, and exit codes; return its parser.
+
+    What is parsed names the parser as ``parser``, for errors of usage.
+    """
+    paragraphs = (textwrap.fill(each, 79) for each in description.split("\n\n"))
+    lines = textwrap.indent(examples.strip(), "  ")
+    codes = textwrap.fill(f"exit codes: {exit_codes}, 2 wrong usage, 130 Ctrl-C", 79)
+    parser = commands.add_parser(
         name,
         parents=[common],
         help=help_text,
-        description=description,
-        epilog="examples:\n" + "\n".join(f"  {line}" for line in examples.strip().splitlines()),
+        description="\n\n".join(paragraphs),
+        epilog=f"examples:\n{lines}\n\n{codes}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(parser=parser)
+    return parser
+
+
+def add_json(parser: Parser) -> None:
+    """Add ``--json``."""
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+
+def add_directory(parser: Parser) -> None:
+    """Add the directory of an experiment, merged or not."""
+    parser.add_argument(
+        "directory", type=Path, metavar="EXPERIMENT_DIR", help="the experiment's directory"
+    )
+
+
+def add_expected(parser: Parser, *, required: bool = False) -> None:
+    """Add ``--expected``."""
+    parser.add_argument(
+        "--expected",
+        type=expected_ids,
+        required=required,
+        metavar="IDS",
+        help="episodes that there have to be, such as 100 (for 0 to 99), 0:100 or 0:8,12",
     )
 
 
@@ -57,9 +100,17 @@ def print_json(value: object) -> None:
 
 def positive(text: str) -> int:
     """Return an int of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
+    return at_least(1, text)
+
+
+def at_least(least: int, text: str) -> int:
+    """Return an int that is not below `least`."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from None
+    if value < least:
+        raise argparse.ArgumentTypeError(f"expected at least {least}, got {value}")
     return value
 
 

@@ -20,7 +20,7 @@ shardwriter completion bash > ~/.local/share/bash-completion/completions/shardwr
 shardwriter completion zsh > ~/.zfunc/_shardwriter
 """,
     )
-    completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
+    completion.add_argument("shell", choices=["bash", "zsh", "tcsh"], help="which shell")
     completion.set_defaults(action=_completion)
 
 

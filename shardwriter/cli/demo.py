@@ -8,6 +8,7 @@ from shardwriter.cli.arguments import (
     Parser,
     Subparsers,
     add_command,
+    add_json,
     positive,
     print_json,
     shows_progress,
@@ -29,12 +30,24 @@ shardwriter demo
 shardwriter demo --episodes 2 --steps 5000 --output /tmp/demo
 """,
     )
-    demo.add_argument("--episodes", type=positive, default=8, metavar="N")
-    demo.add_argument("--workers", type=positive, metavar="N", help="default: one per core")
-    demo.add_argument("--steps", type=positive, default=20_000, metavar="N", help="per episode")
-    demo.add_argument("--output", type=Path, default=Path("experiments"), metavar="DIR")
-    demo.add_argument("--seed", type=int, default=1, metavar="N")
-    demo.add_argument("--json", action="store_true", help="for programs")
+    demo.add_argument("--episodes", type=positive, default=8, metavar="N", help="default: 8")
+    demo.add_argument(
+        "--workers", type=positive, metavar="N", help="processes; default: one per core"
+    )
+    demo.add_argument(
+        "--steps", type=positive, default=20_000, metavar="N", help="per episode; default: 20000"
+    )
+    demo.add_argument(
+        "--output",
+        type=Path,
+        default=Path("experiments"),
+        metavar="DIR",
+        help="where the experiment's directory is made; default: experiments",
+    )
+    demo.add_argument(
+        "--seed", type=int, default=1, metavar="N", help="of the experiment; default: 1"
+    )
+    add_json(demo)
     demo.set_defaults(action=_demo)
 
 

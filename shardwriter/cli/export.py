@@ -9,6 +9,7 @@ from shardwriter.cli.arguments import (
     Parser,
     Subparsers,
     add_command,
+    add_json,
     episode_ids,
     positive,
     print_json,
@@ -85,7 +86,7 @@ def _add_common(parser: Parser) -> None:
     parser.add_argument(
         "--episodes", type=episode_ids, metavar="IDS", help="such as 0:8,12 (default: all)"
     )
-    parser.add_argument("--json", action="store_true", help="for programs")
+    add_json(parser)
 
 
 def _add_dt(parser: Parser) -> None:
@@ -109,9 +110,14 @@ def _add_minari(formats: Subparsers, common: Parser) -> None:
             help=f"of behavior (default: {part[:-1]}, or all below {part[:-1]}.)",
         )
     for entry in ("author", "author-email"):
-        parser.add_argument(f"--{entry}", action="append", metavar="TEXT", help="may be repeated")
+        parser.add_argument(
+            f"--{entry}",
+            action="append",
+            metavar="TEXT",
+            help="kept with the dataset; may be repeated",
+        )
     for entry in ("algorithm-name", "code-permalink", "description"):
-        parser.add_argument(f"--{entry}", metavar="TEXT")
+        parser.add_argument(f"--{entry}", metavar="TEXT", help="kept with the dataset")
     parser.set_defaults(action=_minari)
 
 

@@ -4,7 +4,14 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from shardwriter.cli.arguments import Parser, Subparsers, add_command, print_json, shows_progress
+from shardwriter.cli.arguments import (
+    Parser,
+    Subparsers,
+    add_command,
+    add_json,
+    print_json,
+    shows_progress,
+)
 
 __all__ = ["add_to"]
 
@@ -33,7 +40,7 @@ def add_to(commands: Subparsers, common: Parser) -> None:
     minari.add_argument(
         "output", type=Path, metavar="DIR", help="where the experiment's directory is made"
     )
-    minari.add_argument("--json", action="store_true", help="for programs")
+    add_json(minari)
     minari.set_defaults(action=_minari)
 
 

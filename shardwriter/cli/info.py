@@ -3,7 +3,13 @@
 import argparse
 from pathlib import Path
 
-from shardwriter.cli.arguments import Parser, Subparsers, add_command, print_json
+from shardwriter.cli.arguments import (
+    Parser,
+    Subparsers,
+    add_command,
+    add_json,
+    print_json,
+)
 
 __all__ = ["add_to"]
 
@@ -23,7 +29,7 @@ shardwriter info experiments/maze_20250601_120000 --json | jq .episodes
     )
     info.add_argument("directory", type=Path, metavar="DIR", help="experiment or master file")
     info.add_argument("--performance", action="store_true", help="also say what recording cost")
-    info.add_argument("--json", action="store_true", help="for programs")
+    add_json(info)
     info.set_defaults(action=_info)
 
 

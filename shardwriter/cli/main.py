@@ -33,12 +33,14 @@ _COMMANDS = (
     importing, demo, completion,
 )  # fmt: skip
 
+_OF_A_PATH = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+
 _EPILOG = """
 exit codes:
   0    done
   1    an error, one line on stderr; or problems that `verify` found, or episodes of `run` failed
   2    wrong usage
-  3    recovered, but rows were lost, which takes damaged files
+  3    `recover` and `merge --recover`: recovered, but rows were lost, from damaged files
   130  Ctrl-C
   143  SIGTERM, which ends `run` in an orderly way
 
@@ -52,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 for success, 1 for an error (one line on stderr), 2 for wrong usage, 130 for Ctrl-C;
     SystemExit with 143 for SIGTERM.
     """
-    options = parser().parse_args(arguments)
+    options, others = parser().parse_known_args(arguments)
+    if others:
+        options.parser.error(_unexpected(others))
     action: Callable[[argparse.Namespace], int] = options.action
     try:
         code = action(options)
@@ -64,13 +68,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ShardWriterError, OSError) as error:
         if options.debug:
             raise
-        print(f"shardwriter: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"shardwriter: {' '.join(_text(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         if options.debug:
             raise
         print("shardwriter: interrupted", file=sys.stderr)
         return 130
+
+
+def _unexpected(others: Sequence[str]) -> str:
+    if any(each.startswith("-") for each in others):
+        return f"unrecognized arguments: {' '.join(others)}"
+    return f"expected nothing more, got {' '.join(others)}; give one at a time"
+
+
+def _text(error: ShardWriterError | OSError) -> str:
+    if not isinstance(error, OSError) or error.filename is None:
+        return str(error)
+    text = f"{error.filename}: {error.strerror}"
+    return f"{text}; check the path" if isinstance(error, _OF_A_PATH) else text
 
 
 def parser() -> argparse.ArgumentParser:

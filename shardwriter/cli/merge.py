@@ -7,7 +7,8 @@ from shardwriter.cli.arguments import (
     Parser,
     Subparsers,
     add_command,
-    expected_ids,
+    add_expected,
+    add_json,
     print_json,
     shows_progress,
     tell_unfinished,
@@ -24,21 +25,31 @@ def add_to(commands: Subparsers, common: Parser) -> None:
         "merge",
         "build the master file over all finished shards",
         "Build the master over all finished shards, or bring it up to date: only what is new is "
-        "read. Shards are never changed or deleted.",
+        "read. Shards are never changed or deleted. With --expected it fails, and writes nothing, "
+        "if an episode is missing.",
         """
 shardwriter merge experiments/maze_20250601_120000
 shardwriter merge experiments/maze_20250601_120000 --recover --expected 0:100
 shardwriter merge run_a run_b --renumber -o both.h5
 """,
+        exit_codes="0 done, 1 an error, or with --recover something could not be recovered, "
+        "3 with --recover: recovered with loss",
     )
-    merge.add_argument("directories", type=Path, nargs="+", metavar="EXPERIMENT_DIR")
-    merge.add_argument("--output", "-o", type=Path, metavar="FILE", help="the master's path")
     merge.add_argument(
-        "--expected",
-        type=expected_ids,
-        metavar="IDS",
-        help="fail if one lacks: 100, 0:100 or 0:8,12",
+        "directories",
+        type=Path,
+        nargs="+",
+        metavar="EXPERIMENT_DIR",
+        help="the experiment's directory; of several, one master is made, with -o",
     )
+    merge.add_argument(
+        "--output",
+        "-o",
+        type=Path,
+        metavar="FILE",
+        help="the master's path (default: experiment_data.h5 in EXPERIMENT_DIR)",
+    )
+    add_expected(merge)
     merge.add_argument(
         "--renumber", action="store_true", help="give the later ones of colliding ids new ids"
     )
@@ -53,7 +64,7 @@ shardwriter merge run_a run_b --renumber -o both.h5
         "--concat", action="store_true", help="add datasets over all episodes, for few shards"
     )
     merge.add_argument("--dry-run", action="store_true", help="only say what would be done")
-    merge.add_argument("--json", action="store_true", help="for programs")
+    add_json(merge)
     merge.set_defaults(action=_merge)
 
 

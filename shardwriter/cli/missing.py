@@ -1,9 +1,16 @@
 """``shardwriter missing``: print the ids of episodes to run, or to run again."""
 
 import argparse
-from pathlib import Path
 
-from shardwriter.cli.arguments import Parser, Subparsers, add_command, expected_ids, print_json
+from shardwriter.cli.arguments import (
+    Parser,
+    Subparsers,
+    add_command,
+    add_directory,
+    add_expected,
+    add_json,
+    print_json,
+)
 
 __all__ = ["add_to"]
 
@@ -20,11 +27,9 @@ def add_to(commands: Subparsers, common: Parser) -> None:
 shardwriter missing experiments/maze_20250601_120000 --expected 0:100
 """,
     )
-    missing.add_argument("directory", type=Path, metavar="EXPERIMENT_DIR")
-    missing.add_argument(
-        "--expected", type=expected_ids, required=True, metavar="IDS", help="100, 0:100 or 0:8,12"
-    )
-    missing.add_argument("--json", action="store_true", help="for programs")
+    add_directory(missing)
+    add_expected(missing, required=True)
+    add_json(missing)
     missing.set_defaults(action=_missing)
 
 

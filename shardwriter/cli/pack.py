@@ -7,6 +7,8 @@ from shardwriter.cli.arguments import (
     Parser,
     Subparsers,
     add_command,
+    add_directory,
+    add_json,
     positive,
     print_json,
     shows_progress,
@@ -32,13 +34,20 @@ shardwriter pack experiments/maze_20250601_120000 -o maze.h5
 shardwriter pack experiments/maze_20250601_120000 --shards 16 -o packed
 """,
     )
-    pack.add_argument("directory", type=Path, metavar="EXPERIMENT_DIR")
-    pack.add_argument("--output", "-o", type=Path, required=True, metavar="PATH")
+    add_directory(pack)
+    pack.add_argument(
+        "--output",
+        "-o",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="the file to write, or with --shards the directory to make",
+    )
     pack.add_argument(
         "--shards", type=positive, metavar="N", help="an experiment of N shards, not one file"
     )
     pack.add_argument("--deep", action="store_true", help=_DEEP)
-    pack.add_argument("--json", action="store_true", help="for programs")
+    add_json(pack)
     pack.set_defaults(action=_pack)
 
     unpack = add_command(
@@ -51,10 +60,12 @@ shardwriter pack experiments/maze_20250601_120000 --shards 16 -o packed
 shardwriter unpack maze.h5 -o maze_again
 """,
     )
-    unpack.add_argument("path", type=Path, metavar="FILE|DIR")
-    unpack.add_argument("--output", "-o", type=Path, required=True, metavar="DIR")
+    unpack.add_argument("path", type=Path, metavar="FILE|DIR", help="what `pack` wrote")
+    unpack.add_argument(
+        "--output", "-o", type=Path, required=True, metavar="DIR", help="the directory to make"
+    )
     unpack.add_argument("--deep", action="store_true", help=_DEEP)
-    unpack.add_argument("--json", action="store_true", help="for programs")
+    add_json(unpack)
     unpack.set_defaults(action=_unpack)
 
 

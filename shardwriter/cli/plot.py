@@ -3,7 +3,13 @@
 import argparse
 from pathlib import Path
 
-from shardwriter.cli.arguments import Parser, Subparsers, add_command, print_json
+from shardwriter.cli.arguments import (
+    Parser,
+    Subparsers,
+    add_command,
+    add_json,
+    print_json,
+)
 
 __all__ = ["add_to"]
 
@@ -36,20 +42,25 @@ def add_to(commands: Subparsers, common: Parser) -> None:
     plot.add_argument("--start", type=int, metavar="T", help="of an episode, timesteps from T on")
     plot.add_argument("--stop", type=int, metavar="T", help="of an episode, timesteps before T")
     plot.add_argument(
-        "--output", "-o", type=Path, metavar="FILE", help=".png, .pdf or .svg; default: in DIR"
+        "--output",
+        "-o",
+        type=Path,
+        metavar="FILE",
+        help=".png, .pdf or .svg; default: episodes.png or episode_<ID>.png in DIR",
     )
-    plot.add_argument("--json", action="store_true", help="for programs")
+    add_json(plot)
     plot.set_defaults(action=_plot)
 
 
 def _plot(options: argparse.Namespace) -> int:
     from shardwriter import ExperimentLoader
-    from shardwriter.errors import ConfigError
     from shardwriter.plot import plot_episode, plot_experiment
 
     window = {name: getattr(options, name) for name in ("start", "stop", "fields")}
     if options.episode is None and any(value is not None for value in window.values()):
-        raise ConfigError("--start, --stop, --fields", "--episode with them", "none")
+        options.parser.error(
+            "--start, --stop and --fields are of one episode; name it: --episode ID"
+        )
     with ExperimentLoader(options.directory) as loader:
         name = "episodes" if options.episode is None else f"episode_{options.episode:04d}"
         output = options.output or loader.path.parent / f"{name}.png"

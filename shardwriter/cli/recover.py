@@ -1,9 +1,16 @@
 """``shardwriter recover``: seal the episodes of processes that died."""
 
 import argparse
-from pathlib import Path
 
-from shardwriter.cli.arguments import Parser, Subparsers, add_command, print_json, shows_progress
+from shardwriter.cli.arguments import (
+    Parser,
+    Subparsers,
+    add_command,
+    add_directory,
+    add_json,
+    print_json,
+    shows_progress,
+)
 
 __all__ = ["add_to"]
 
@@ -15,16 +22,17 @@ def add_to(commands: Subparsers, common: Parser) -> None:
         common,
         "recover",
         "seal the episodes of processes that died",
-        "Seal the episodes of processes that died, with every row that was logged. "
-        "Exit code: 0 all is recovered, 3 recovered with loss, 1 something could not be.",
+        "Seal the episodes of processes that died, with every row that was logged.",
         """
 shardwriter recover experiments/maze_20250601_120000 --dry-run
 shardwriter recover experiments/maze_20250601_120000
 """,
+        exit_codes="0 all is recovered, 1 something could not be, or an error, "
+        "3 recovered with loss",
     )
-    recover.add_argument("directory", type=Path, metavar="EXPERIMENT_DIR")
+    add_directory(recover)
     recover.add_argument("--dry-run", action="store_true", help="only say what would be done")
-    recover.add_argument("--json", action="store_true", help="for programs")
+    add_json(recover)
     recover.add_argument(
         "--force-host",
         action="append",

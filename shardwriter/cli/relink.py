@@ -3,7 +3,14 @@
 import argparse
 from pathlib import Path
 
-from shardwriter.cli.arguments import Parser, Subparsers, add_command, print_json, shows_progress
+from shardwriter.cli.arguments import (
+    Parser,
+    Subparsers,
+    add_command,
+    add_json,
+    print_json,
+    shows_progress,
+)
 
 __all__ = ["add_to"]
 
@@ -20,11 +27,16 @@ def add_to(commands: Subparsers, common: Parser) -> None:
 shardwriter relink both.h5 --shards experiments/run_a experiments/run_b
 """,
     )
-    relink.add_argument("master", type=Path, metavar="MASTER")
+    relink.add_argument("master", type=Path, metavar="MASTER", help="the master file")
     relink.add_argument(
-        "--shards", type=Path, nargs="+", required=True, metavar="DIR", help="experiments"
+        "--shards",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="DIR",
+        help="directories of the experiments that have the shards",
     )
-    relink.add_argument("--json", action="store_true", help="for programs")
+    add_json(relink)
     relink.set_defaults(action=_relink)
 
 

@@ -1,6 +1,7 @@
 """``shardwriter report``: an experiment as one HTML page."""
 
 import argparse
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -8,8 +9,9 @@ from shardwriter.cli.arguments import (
     Parser,
     Subparsers,
     add_command,
+    add_expected,
+    add_json,
     episode_ids,
-    expected_ids,
     print_json,
     shows_progress,
 )
@@ -34,7 +36,7 @@ def add_to(commands: Subparsers, common: Parser) -> None:
     )
     report.add_argument("directory", type=Path, metavar="DIR", help="experiment or master file")
     report.add_argument(
-        "--output", "-o", type=Path, metavar="FILE", help="default: report.html in DIR"
+        "--output", "-o", type=Path, metavar="FILE", help="the page; default: report.html in DIR"
     )
     report.add_argument(
         "--episodes",
@@ -42,9 +44,9 @@ def add_to(commands: Subparsers, common: Parser) -> None:
         metavar="IDS",
         help="to draw closer, such as 0:3,40 (default: first, last, highest and lowest return)",
     )
-    report.add_argument("--expected", type=expected_ids, metavar="IDS", help="100, 0:100 or 0:8,12")
+    add_expected(report)
     report.add_argument("--no-verify", action="store_true", help="do not verify, which takes time")
-    report.add_argument("--json", action="store_true", help="for programs")
+    add_json(report)
     report.set_defaults(action=_report)
 
 
@@ -63,4 +65,7 @@ def _report(options: argparse.Namespace) -> int:
         print_json({**asdict(report), "path": str(report.path)})
     else:
         print(report.path)
+    if report.problems:
+        command = f"shardwriter verify {options.directory}"
+        print(f"problems: {report.problems}; the page and `{command}` name them", file=sys.stderr)
     return 0

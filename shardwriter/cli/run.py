@@ -14,6 +14,8 @@ from shardwriter.cli.arguments import (
     Parser,
     Subparsers,
     add_command,
+    add_json,
+    at_least,
     episode_ids,
     positive,
     print_json,
@@ -42,9 +44,7 @@ the experiment's configuration, which is kept with it. The config.json of an exp
 well: then one records again as it did.
 
 Ctrl-C and SIGTERM end running episodes as interrupted, with every row. Run again with --resume
-DIR (or the same command, with --into DIR) to go on: what completed is not run again.
-
-Exit code: 0 every episode completed, 1 some did not, or an error, 130 Ctrl-C, 143 SIGTERM."""
+DIR (or the same command, with --into DIR) to go on: what completed is not run again."""
 
 _EXAMPLES = """
 shardwriter run maze:rollout --episodes 0:1000 --workers 8
@@ -65,21 +65,28 @@ def add_to(commands: Subparsers, common: Parser) -> None:
         "run a rollout for many episodes, here or on a cluster",
         _DESCRIPTION,
         _EXAMPLES,
+        exit_codes="0 every episode completed, 1 some did not, or an error, 143 SIGTERM",
     )
     run.add_argument("rollout", type=_rollout, metavar="ROLLOUT", help="package.module:function")
     run.add_argument(
-        "--episodes", type=_episodes, required=True, metavar="IDS", help="0:1000, or 0:8,12"
+        "--episodes",
+        type=_episodes,
+        required=True,
+        metavar="IDS",
+        help="their ids: 0:1000, or 0:8,12",
     )
     run.add_argument(
         "--workers", type=positive, metavar="N", help="processes at a time; default: one per core"
     )
-    run.add_argument("--engine", choices=_ENGINES, default="local", help="default: local")
+    run.add_argument(
+        "--engine", choices=_ENGINES, default="local", help="what runs them; default: local"
+    )
     run.add_argument(
         "--address",
         metavar="ADDRESS",
         help="of a cluster of Ray's (auto) or Dask's; default: a new one on this machine",
     )
-    run.add_argument("--config", type=Path, metavar="FILE", help="JSON: options and configuration")
+    run.add_argument("--config", type=Path, metavar="FILE", help="JSON, see above; default: none")
     where = run.add_mutually_exclusive_group()
     where.add_argument(
         "--output-dir",
@@ -108,13 +115,13 @@ def add_to(commands: Subparsers, common: Parser) -> None:
     run.add_argument("--name", help="of a new experiment; default: the module's")
     run.add_argument(
         "--retries",
-        type=_count,
+        type=partial(at_least, 0),
         default=0,
         metavar="N",
         help="how often a failed episode is run again; default: 0",
     )
-    run.add_argument("--json", action="store_true", help="for programs")
-    run.set_defaults(action=partial(_run, run))
+    add_json(run)
+    run.set_defaults(action=_run)
 
 
 class _Ids(NamedTuple):
@@ -138,14 +145,8 @@ def _rollout(text: str) -> str:
     return text
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"expected at least 0, got {value}")
-    return value
-
-
-def _check(parser: Parser, options: argparse.Namespace) -> None:
+def _check(options: argparse.Namespace) -> None:
+    parser: Parser = options.parser
     if options.shard_of and not options.into:
         parser.error("--shard-of needs --into DIR, the one directory of all jobs")
     if options.address and options.engine not in _WITH_ADDRESS:
@@ -154,10 +155,10 @@ def _check(parser: Parser, options: argparse.Namespace) -> None:
         parser.error("--name is of a new experiment, and --resume goes on with one")
 
 
-def _run(parser: Parser, options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> int:
     from shardwriter.system.process import TerminationAsExit
 
-    _check(parser, options)
+    _check(options)
     termination = TerminationAsExit()
     termination.turn_on()  # so that clusters which are started here end, too
     try:

@@ -7,7 +7,8 @@ from shardwriter.cli.arguments import (
     Parser,
     Subparsers,
     add_command,
-    expected_ids,
+    add_expected,
+    add_json,
     print_json,
     shows_progress,
 )
@@ -22,18 +23,24 @@ def add_to(commands: Subparsers, common: Parser) -> None:
         common,
         "verify",
         "check that everything is there and as it was",
-        "Check an experiment, a master, a packed file or a shard. "
-        "Exit code: 0 sound, 1 problems, each with its mend.",
+        "Check an experiment, a master, a packed file or a shard, and print each problem with its "
+        "mend.",
         """
 shardwriter verify experiments/maze_20250601_120000
 shardwriter verify experiments/maze_20250601_120000 --deep --expected 0:100
 """,
+        exit_codes="0 sound, 1 problems or an error",
     )
-    verify.add_argument("path", type=Path, metavar="FILE|DIR")
+    verify.add_argument("path", type=Path, metavar="FILE|DIR", help="what to check")
     verify.add_argument("--deep", action="store_true", help="decode and compare every chunk")
-    verify.add_argument("--expected", type=expected_ids, metavar="IDS", help="100, 0:100 or 0:8,12")
-    verify.add_argument("--root", type=Path, metavar="DIR", help="shards may lie anywhere below")
-    verify.add_argument("--json", action="store_true", help="for programs")
+    add_expected(verify)
+    verify.add_argument(
+        "--root",
+        type=Path,
+        metavar="DIR",
+        help="shards may lie anywhere below this (default: the master's directory)",
+    )
+    add_json(verify)
     verify.set_defaults(action=_verify)
 
 

@@ -4,9 +4,15 @@ import argparse
 import json
 import sys
 import time
-from pathlib import Path
 
-from shardwriter.cli.arguments import Parser, Subparsers, add_command, expected_ids
+from shardwriter.cli.arguments import (
+    Parser,
+    Subparsers,
+    add_command,
+    add_directory,
+    add_expected,
+    add_json,
+)
 
 __all__ = ["add_to"]
 
@@ -29,16 +35,25 @@ shardwriter watch experiments/maze_20250601_120000 --expected 100
 shardwriter watch experiments/maze_20250601_120000 --once --json
 """,
     )
-    watch.add_argument("directory", type=Path, metavar="EXPERIMENT_DIR")
-    watch.add_argument("--expected", type=expected_ids, metavar="IDS", help="100, 0:100 or 0:8,12")
-    watch.add_argument("--interval", type=_seconds, default=1.0, metavar="S", help="default: 1")
+    add_directory(watch)
+    add_expected(watch)
+    watch.add_argument(
+        "--interval",
+        type=_seconds,
+        default=1.0,
+        metavar="S",
+        help="seconds from one look to the next; default: 1",
+    )
     watch.add_argument("--once", action="store_true", help="look once (twice, for the rates)")
-    watch.add_argument("--json", action="store_true", help="for programs")
+    add_json(watch)
     watch.set_defaults(action=_watch)
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
     if not 0.05 <= value <= 86_400:
         raise argparse.ArgumentTypeError(f"expected 0.05 to 86400 seconds, got {text}")
     return value

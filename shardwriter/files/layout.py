@@ -8,7 +8,7 @@ import re
 from glob import escape
 from pathlib import Path
 
-from shardwriter.errors import ranges
+from shardwriter.errors import ExperimentNotFound, ranges
 
 __all__ = [
     "ATTEMPTS",
@@ -37,6 +37,7 @@ __all__ = [
     "EpisodePaths",
     "buffer_label",
     "buffer_name",
+    "check_experiment",
     "episode_group",
     "episode_shards",
     "group_id",
@@ -179,6 +180,23 @@ class EpisodePaths:
         """Make the folder below ``shards/`` that the files belong in, where there is one."""
         if self.episode >= _FIRST_IN_FOLDER:
             self.shard.parent.mkdir(exist_ok=True)
+
+
+def check_experiment(directory: Path) -> None:
+    """Make sure that a directory is an experiment's.
+
+    Raises
+    ------
+    ExperimentNotFound
+        It is none; one that is inside is named.
+    """
+    if (directory / SHARDS).is_dir():
+        return
+    advice = "give the directory of one" if directory.is_dir() else "check the path"
+    inside = [shards.parent for shards in directory.glob(f"*/{SHARDS}")]
+    if inside:
+        advice += f", such as {max(inside)}"
+    raise ExperimentNotFound(directory, f"an experiment with a folder {SHARDS}/", advice)
 
 
 def listed_episodes(directory: Path) -> dict[int, Path]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from shardwriter.errors import ExperimentNotFound, FormatError, ShardDamaged
 from shardwriter.files.global_heap import check_heaps
-from shardwriter.files.layout import INDEX, MASTER, SHARDS, unfinished_text
+from shardwriter.files.layout import INDEX, MASTER, check_experiment, unfinished_text
 from shardwriter.files.published import published_file
 from shardwriter.files.schema import INDEX_DTYPE
 from shardwriter.files.shard_description import check_format
@@ -63,12 +63,10 @@ def master_of(path: Path) -> Path:
     if path.is_dir():
         if (path / MASTER).is_file():
             return path / MASTER
-        if (path / SHARDS).is_dir():
-            unfinished = unfinished_text(path)
-            then = f"{unfinished}, and then" if unfinished else "run"
-            advice = f"{then} `shardwriter merge {path}`"
-        else:
-            advice = "give the directory of an experiment"
+        check_experiment(path)
+        unfinished = unfinished_text(path)
+        then = f"{unfinished}, and then" if unfinished else "run"
+        advice = f"{then} `shardwriter merge {path}`"
         raise ExperimentNotFound(path, f"a master {MASTER} in it", advice)
     if not path.is_file():
         raise ExperimentNotFound(path, "an experiment's directory or master", "check the path")
@@ -83,7 +81,5 @@ def recording_of(path: Path) -> Path:
     ExperimentNotFound
         It is not the directory of one.
     """
-    if not (path / SHARDS).is_dir():
-        expected = f"the directory of an experiment, with a folder {SHARDS}/"
-        raise ExperimentNotFound(path, expected, "give the directory that a DataExporter made")
+    check_experiment(path)
     return path

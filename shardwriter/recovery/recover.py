@@ -7,13 +7,13 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from shardwriter.errors import ExperimentNotFound, ShardDamaged
+from shardwriter.errors import ShardDamaged
 from shardwriter.files.experiment_file import remove_unfinished
 from shardwriter.files.layout import (
     EXPERIMENT,
     RECOVER_LOCK,
-    SHARDS,
     EpisodePaths,
+    check_experiment,
     episode_group,
     leftover_episodes,
     listed_episodes,
@@ -61,11 +61,7 @@ def recover(
         The directory is not an experiment's.
     """
     directory = directory.absolute()
-    shards = directory / SHARDS
-    if not shards.is_dir():
-        raise ExperimentNotFound(
-            directory, f"an experiment with a folder {SHARDS}/", "give the directory of one"
-        )
+    check_experiment(directory)
     action = foreseen if dry_run else brought_to_end
     place = directory / EXPERIMENT
     if not dry_run:
@@ -114,10 +110,7 @@ def missing(directory: Path, expected: Iterable[int]) -> list[int]:
     ShardDamaged
         A shard cannot be read.
     """
-    if not (directory / SHARDS).is_dir():
-        raise ExperimentNotFound(
-            directory, f"an experiment with a folder {SHARDS}/", "give the directory of one"
-        )
+    check_experiment(directory)
     shards = packed_episodes(directory) | listed_episodes(directory)
     return [i for i in expected if i not in shards or not is_good(shards[i], i)]
 
