@@ -121,7 +121,8 @@ class EpisodeNotFound(ShardWriterError):
 
     def __str__(self) -> str:
         episode, available, where, advice = self.args
-        text = f"{where}: expected one of the episodes {ranges(available)}, got {episode}"
+        got = repr(episode) if isinstance(episode, str) else episode
+        text = f"{where}: expected one of the episodes {ranges(available)}, got {got}"
         return f"{text}; {advice}" if advice else text
 
 

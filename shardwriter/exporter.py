@@ -127,7 +127,7 @@ class DataExporter:
     ) -> None:
         problem = name_problem(experiment_name)
         if problem:
-            raise ConfigError("experiment_name", "a name without slashes", experiment_name)
+            raise ConfigError("experiment_name", "a name, without slashes", experiment_name)
         if progress not in (None, True, False):
             raise ConfigError("progress", "True, False or None", progress)
         config = RecorderConfig.from_options(
@@ -252,8 +252,10 @@ class DataExporter:
         Raises
         ------
         ConfigError
-            A name or value cannot be stored.
+            It is no dict, or a name or value in it cannot be stored.
         """
+        if not isinstance(config, Mapping):
+            raise ConfigError("save_config", "a dict", config)
         self._files.save("config", dict(config))
         self._files.save_config_json(self._recorder.config.to_json(), config)
 
@@ -359,7 +361,7 @@ class DataExporter:
             The name has a slash, or a value cannot be stored.
         """
         if name_problem(name):
-            raise ConfigError("checkpoint", "a name without slashes", name)
+            raise ConfigError("checkpoint", "a name, without slashes", name)
         saved_at = datetime.now(UTC).isoformat()
         self._files.save(f"checkpoints/{name}", {"saved_at": saved_at}, data)
 

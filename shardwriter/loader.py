@@ -185,7 +185,7 @@ class ExperimentLoader:
         return True
 
     def close(self) -> None:
-        """Close every file."""
+        """Close every file; what belongs to no episode cannot be read after that."""
         self._window_reader.forget()
         self._shards.close()
         if self._file is not None:
@@ -286,7 +286,9 @@ class ExperimentLoader:
         """
         if name not in self.list_checkpoints():
             known = ", ".join(self.list_checkpoints()) or "none"
-            raise ExperimentNotFound(self.path, f"a checkpoint of {known}", f"not {name!r}")
+            raise ExperimentNotFound(
+                self.path, f"one of the checkpoints {known}, got {name!r}", "name one that is there"
+            )
         return dict(self._own.tree(f"checkpoints/{name}"))
 
     def get_episode_summary(self, episode_id: int) -> dict[str, Any]:

@@ -243,6 +243,7 @@ def test_workers_that_cannot_start_are_an_error_not_a_hang(
         ((good, [0], 1.5), "n_workers: expected an int, at least 1, got 1.5"),
         ((good, [0], "2"), "n_workers: expected an int, at least 1, got '2'"),
         ((good, [0, 1, 0], 1), "episodes: expected each id once, got 0"),
+        ((good, 3, 1), "episodes: expected ids, such as range(100), got 3"),
         ((good, [-1], 1), "episode_id: expected an int from 0 to"),
         ((good, [0.5], 1), "episode_id: expected an int from 0 to"),
         ((None, [0], 1), "rollout: expected a function"),

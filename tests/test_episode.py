@@ -1,5 +1,6 @@
 """An episode's calls: what each stores, when it refuses, and how it ends."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -320,3 +321,8 @@ def test_totals_survive_rewards_beyond_all_bounds(tmp_path: Path) -> None:
             assert str(episode.get_metadata()["total_reward"]) == total
             found = episode.get_rewards()["values"]
             np.testing.assert_array_equal(found, [value for value in rewards if value])
+
+
+def test_an_episode_that_is_sent_elsewhere_says_what_to_send(exporter: DataExporter) -> None:
+    with exporter.start_episode() as episode, pytest.raises(TypeError, match="send the exporter"):
+        pickle.dumps(episode)

@@ -21,11 +21,11 @@ from shardwriter.recovery import recover
 from shardwriter.system.process import Identity
 
 BAD_OPTIONS = [
-    ("experiment_name", "", "a name without slashes"),
-    ("experiment_name", "a/b", "a name without slashes"),
-    ("experiment_name", "..", "a name without slashes"),
-    ("experiment_name", 5, "a name without slashes"),
-    ("experiment_name", "\udcff", "a name without slashes"),
+    ("experiment_name", "", "a name, without slashes"),
+    ("experiment_name", "a/b", "a name, without slashes"),
+    ("experiment_name", "..", "a name, without slashes"),
+    ("experiment_name", 5, "a name, without slashes"),
+    ("experiment_name", "\udcff", "a name, without slashes"),
     ("output_dir", 5, "a path"),
     ("neural_sampling_rate", 0, "an int, at least 1"),
     ("neural_sampling_rate", 2.5, "an int, at least 1"),

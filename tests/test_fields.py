@@ -183,8 +183,11 @@ MISFITS = [
         "a/b: expected a name without slashes, got 'a/b', which has a slash or NUL in it",
     ),
     ({"": 1.0}, "expected a name without slashes, got ''"),
-    ({2: 1.0}, "2: expected a name without slashes, got a int"),
-    ({"timesteps": 1.0}, "timesteps: expected a name without slashes, got reserved"),
+    ({2: 1.0}, "2: expected a name without slashes, got int 2"),
+    (
+        {"timesteps": 1.0},
+        "timesteps: expected a name without slashes, got timesteps, which is taken",
+    ),
     ({"ragged": [[1.0], [2.0, 3.0]]}, "ragged: expected numbers in a regular shape"),
 ]
 

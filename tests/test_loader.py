@@ -15,6 +15,7 @@ from known_episode import KnownEpisode, assert_same, tables_by_loader
 
 from shardwriter import DataExporter, ExperimentLoader
 from shardwriter.errors import (
+    ConfigError,
     EpisodeNotFound,
     ExperimentNotFound,
     FormatError,
@@ -129,7 +130,7 @@ def test_an_unknown_episode_is_an_error_that_names_those_there_are(recorded: Pat
             with pytest.raises(EpisodeNotFound) as caught:
                 loader.get_episode(episode)  # type: ignore[arg-type]
             assert str(caught.value) == (
-                f"{loader.path}: expected one of the episodes 2, 5, 12, got {episode}"
+                f"{loader.path}: expected one of the episodes 2, 5, 12, got {episode!r}"
             )
         assert [episode.id for episode in loader] == loader.list_episodes() == [2, 5, 12]
         assert len(loader) == 3
@@ -162,6 +163,26 @@ def test_what_is_no_experiment_is_said(recorded: Path, copy: Path, tmp_path: Pat
         with pytest.raises(kind) as caught:
             ExperimentLoader(path)
         assert text in str(caught.value)
+
+
+def test_a_closed_loader_does_not_say_that_nothing_was_saved(recorded: Path) -> None:
+    with ExperimentLoader(recorded) as loader:
+        loader.get_config()
+    for call in (loader.get_metadata, loader.get_config, loader.list_checkpoints):
+        with pytest.raises(ConfigError, match="expected an open one, got 'a closed one'"):
+            call()
+    with pytest.raises(ConfigError, match="expected an open one"):
+        loader.get_network_structure()
+
+
+def test_what_is_asked_for_wrongly_is_said(recorded: Path) -> None:
+    with ExperimentLoader(recorded) as loader:
+        with pytest.raises(ExperimentNotFound, match="one of the checkpoints none, got 'best'"):
+            loader.get_checkpoint("best")
+        with pytest.raises(ConfigError, match="`shardwriter info` lists them"):
+            loader.concat("behaviour/position")
+        with pytest.raises(IndexError, match="n_neurons: expected ids from 0 to 0, got "):
+            loader.get_episode(2).get_spikes().to_dense(1)
 
 
 @pytest.mark.parametrize("harm", ["missing", "directory", "truncated", "longer", "replaced"])

@@ -150,6 +150,8 @@ class _Results:
 
 def _each_once(episodes: Iterable[int], order: list[int]) -> Iterator[int]:
     """Give the ids one by one, noting their order."""
+    if not isinstance(episodes, Iterable):
+        raise ConfigError("episodes", "ids, such as range(100)", episodes)
     known = set()
     for episode in episodes:
         number = checked_id(episode)

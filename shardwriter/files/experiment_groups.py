@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import h5py
 
-from shardwriter.errors import ExperimentNotFound, ShardDamaged, ShardOutside
+from shardwriter.errors import ConfigError, ExperimentNotFound, ShardDamaged, ShardOutside
 from shardwriter.files.global_heap import check_heaps
 from shardwriter.files.groups import read_attributes, read_tree
 from shardwriter.files.layout import ATTRIBUTES, CHECKPOINTS, EXPERIMENT
@@ -56,30 +56,40 @@ class OwnGroups:
 
     def metadata(self) -> dict[str, Any]:
         """Return the experiment's attributes."""
+        file = self._opened()
         with readable(self._path):
-            return read_attributes(self._file)
+            return read_attributes(file)
 
     def attributes(self, name: str) -> dict[str, Any]:
         """Return the attributes of a group, ``{}`` for none."""
+        file = self._opened()
         with readable(self._path, name):
-            if name not in self._file:
+            if name not in file:
                 return {}
-            check_path(self._path, self._file.id, name)
-            return read_attributes(self._file[name])
+            check_path(self._path, file.id, name)
+            return read_attributes(file[name])
 
     def tree(self, name: str, part: str = "") -> Any:
         """Return the nested values of a group, or of a part of it, ``{}`` for none."""
         name = f"{name}/{part}" if part else name
+        file = self._opened()
         with readable(self._path, name):
-            if name not in self._file:
+            if name not in file:
                 return {}
-            check_path(self._path, self._file.id, name)
-            check_tree(self._path, self._file[name].id, may_be_virtual=True)
-            return read_tree(self._file[name], self._value)
+            check_path(self._path, file.id, name)
+            check_tree(self._path, file[name].id, may_be_virtual=True)
+            return read_tree(file[name], self._value)
 
     def checkpoints(self) -> list[str]:
         """Return the names of the checkpoints."""
-        return list(self._file[CHECKPOINTS]) if CHECKPOINTS in self._file else []
+        file = self._opened()
+        return list(file[CHECKPOINTS]) if CHECKPOINTS in file else []
+
+    def _opened(self) -> h5py.File:
+        """Return the master; a closed one would say of every name that it is not there."""
+        if not self._file:
+            raise ConfigError(f"loader of {self._path}", "an open one", "a closed one")
+        return self._file
 
     def _value(self, dataset: h5py.Dataset) -> Any:
         """Read a dataset of the master; a virtual one straight from its source.

@@ -147,9 +147,9 @@ def is_storable(dtype: np.dtype[Any]) -> bool:
 def name_problem(name: object) -> str | None:
     """Say what is wrong with the name of a field, event type or group, if anything is."""
     if not isinstance(name, str):
-        return f"a {type(name).__name__}"
+        return f"{type(name).__name__} {name!r}"
     if not name or name in {".", ".."}:
-        return repr(name)
+        return f"{name!r}, which is no name"
     if "/" in name or "\0" in name:
         return f"{name!r}, which has a slash or NUL in it"
     if not is_utf8(name):

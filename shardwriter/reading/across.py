@@ -71,7 +71,9 @@ def concatenated(
     offsets = _offsets([span.count for span in spans])
     there = [span for span in spans if span.dtype is not None]
     if not there:
-        raise ConfigError("field", "a table and column of some episode", field)
+        raise ConfigError(
+            "field", "a table and column of some episode (`shardwriter info` lists them)", field
+        )
     first = there[0]
     check_alike(field, there)
     check_memory(first.path, field, int(offsets[-1]) * first.row_bytes)
@@ -121,7 +123,9 @@ def _whole(
             _read_into(dataset, out[filled : filled + shape[0]])
             filled += shape[0]
     if out is None:
-        raise ConfigError("field", "a table and column of some episode", field)
+        raise ConfigError(
+            "field", "a table and column of some episode (`shardwriter info` lists them)", field
+        )
     read_again(opened, quick)
     return out[:filled], _offsets(counts)
 

@@ -59,10 +59,13 @@ class SpikeTrain(Mapping[str, Array]):
             A neuron's id is negative, or not below `n_neurons`.
         """
         start, stop = self._span
-        if len(self["neuron_ids"]) and self["neuron_ids"].min() < 0:
-            raise IndexError(f"expected ids from 0 up, got {self['neuron_ids'].min()}")
+        ids = self["neuron_ids"]
+        for found in (ids.min(), ids.max()) if len(ids) else ():
+            if not 0 <= found < n_neurons:
+                expected = f"n_neurons: expected ids from 0 to {n_neurons - 1}"
+                raise IndexError(f"{expected}, got {found}; pass the size of the network")
         dense = np.zeros((stop - start, n_neurons), bool)
-        dense[self[TIMESTEPS] - start, self["neuron_ids"]] = True
+        dense[self[TIMESTEPS] - start, ids] = True
         return dense
 
     def to_csr(self, n_neurons: int) -> "csr_array":

@@ -129,7 +129,11 @@ def _extents(
         forms = tuple((span.dtype or np.dtype(float), span.shape) for span in spans)
         yield episode, rows.pop(), forms
     if episodes and not known:
-        raise ConfigError("fields", "tables and columns of some episode", list(fields))
+        raise ConfigError(
+            "fields",
+            "tables and columns of some episode (`shardwriter info` lists them)",
+            list(fields),
+        )
     for episode, _ in quick.unsound():  # HDF5 says what is wrong
         for field in fields:
             span_of(opened, episode, field, None, None)

@@ -77,6 +77,9 @@ class Episode:
     def __repr__(self) -> str:
         return f"<Episode {self.id}: {self._state}, {self._shard}>"
 
+    def __reduce__(self) -> str:
+        raise TypeError("an Episode stays in its process; send the exporter, which opens others")
+
     def _repr_html_(self) -> str:
         facts = {"state": self._state, "steps": f"{self.steps:,}", "shard": self._shard}
         return facts_html(f"Episode {self.id}", facts)

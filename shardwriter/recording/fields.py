@@ -193,7 +193,8 @@ class FieldLog:
         if dtype.kind in "fc":
             self._lacking.add(name)
             return fill_value(dtype)
-        raise self._error(name, f"{dtype.name} in every call", "none", _COMPLETE)
+        kind = "text" if dtype.kind == "S" else dtype.name
+        raise self._error(name, f"{kind} in every call", "none", _COMPLETE)
 
     def _fitted(self, name: str, value: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
         """Return a value as the column wants it."""
@@ -215,7 +216,7 @@ class FieldLog:
         for name, value in fields.items():
             if name in known:
                 continue
-            problem = "reserved" if name == "timesteps" else name_problem(name)
+            problem = f"{name}, which is taken" if name == "timesteps" else name_problem(name)
             if problem:
                 advice = "rename the field; nested values go to fields of their own"
                 raise self._error(str(name), "a name without slashes", problem, advice)
