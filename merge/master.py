@@ -23,7 +23,7 @@ from merge.options import MergeOptions, MergeReport
 from merge.plan import EpisodePlan, check_expected, index_of, plan, renumbered
 from merge.previous import Notes, Previous, read_previous, schema_text
 from merge.sources import SourceFile, Sources, check_name
-from shardwriter.errors import EpisodesGone, IdsCollide
+from shardwriter.errors import ConfigError, EpisodesGone, IdsCollide
 from shardwriter.files.episode_index import index_dtype
 from shardwriter.files.layout import (
     ATTRIBUTES,
@@ -98,12 +98,16 @@ def merge_experiments(
     ------
     ExperimentNotFound
         A directory is not an experiment's.
+    ConfigError
+        One is given twice, or `output` is needed, or is nowhere that a file can be.
     IdsCollide, EpisodesMissing, EpisodesGone
         Episodes are not those that they should be; the master is as before.
     ShardDamaged, FormatError
         A shard cannot be read; the master is as before.
     """
     sources = Sources.of(directories, output)
+    if not sources.target.parent.is_dir():
+        raise ConfigError("output", "a path in an existing directory", str(sources.target))
     chosen = options or MergeOptions()
     place = sources.directories[0] / EXPERIMENT
     place.mkdir(exist_ok=True)

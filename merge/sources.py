@@ -54,7 +54,7 @@ class Sources:
         ExperimentNotFound
             A directory is not an experiment's.
         ConfigError
-            One is given twice, there are several and no `output`, or that cannot be a file.
+            One is given twice, there are several and no `output`, or that is a directory.
         """
         absolute = tuple(Path(os.path.abspath(directory)) for directory in directories)
         for directory in absolute:
@@ -66,8 +66,6 @@ class Sources:
         target = Path(os.path.abspath(output)) if output else absolute[0] / MASTER
         if target.is_dir():
             raise ConfigError("output", "a file", f"the directory {target}")
-        if not target.parent.is_dir():
-            raise ConfigError("output", "a path in an existing directory", str(target))
         return cls(absolute, target)
 
     def shards(self) -> list[SourceFile]:

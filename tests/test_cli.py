@@ -86,6 +86,8 @@ def test_errors_of_the_system_are_one_line_too(
     assert main(["report", str(directory), "-o", str(page)]) == 1
     error = "No such file or directory; check the path"
     assert capsys.readouterr().err == f"shardwriter: {page}: {error}\n"
+    assert main(["merge", str(directory), "-o", str(tmp_path / "no" / "place.h5")]) == 1
+    assert "expected a path in an existing directory" in capsys.readouterr().err
 
 
 def test_a_directory_of_experiments_names_the_newest(
