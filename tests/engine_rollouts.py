@@ -1,5 +1,6 @@
 """Rollouts that the tests of engines run in workers, and what their experiments hold."""
 
+import itertools
 import json
 import os
 import pickle
@@ -15,6 +16,7 @@ from typing import Any
 import h5py
 import pytest
 from merging import content, shards_content
+from running import wait_for
 
 from shardwriter import DataExporter, EpisodeResult, ExperimentLoader
 from shardwriter.demo.forager import rollout as forage
@@ -123,13 +125,12 @@ def check_command(
     """Record all episodes by `shardwriter run`; make sure that they are as the local run's."""
     config = {name: value for name, value in OPTIONS.items() if name != "progress"}
     (place / "config.json").write_text(json.dumps(config))
-    folders = [str(Path(__file__).parent), *filter(None, sys.path)]
     command = [*launcher, "-m", "shardwriter", "run", "engine_rollouts:live", "--json"]
     command += ["--episodes", f"0:{EPISODES}", "--config", "config.json", "--engine", engine]
     done = subprocess.run(
         [*command, *options],
         cwd=place,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(folders), **variables},
+        env=_environment(**variables),
         capture_output=True,
         text=True,
         check=False,
@@ -188,3 +189,62 @@ def check_stream(
     assert _ENOUGH <= len(shards) <= taken
     with ExperimentLoader(exporter.output_dir) as loader:
         assert len(loader.episode_index) == len(shards)
+
+
+# -- told to stop -------------------------------------------------------------------------------
+
+
+def endless(episode: Episode, marks: str) -> None:
+    """Log without end, and leave a mark that it has begun to."""
+    for t in itertools.count():
+        episode.log_timestep(t, behavior={"x": float(t)})
+        if t == 300:
+            Path(marks, f"ready {episode.id}").touch()
+
+
+def check_stopped(
+    place: Path,
+    number: signal.Signals,
+    engine: str,
+    *options: str,
+    launcher: Sequence[str | Path] = (sys.executable,),
+    **variables: str,
+) -> float:
+    """Signal a `shardwriter run`, as a terminal does; return how long it took to end.
+
+    Make sure that what ran is sealed as interrupted, and nothing else is left.
+    """
+    (place / "config.json").write_text(json.dumps({"marks": str(place), "chunk_size": 64}))
+    command = [*launcher, "-m", "shardwriter", "run", "engine_rollouts:endless", "--engine", engine]
+    job = subprocess.Popen(
+        [*command, "--episodes", "0:9", "--config", "config.json", "--into", "all", *options],
+        cwd=place,
+        env=_environment(**variables),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for(place / "ready 0", place / "ready 1")
+    start = time.monotonic()
+    os.killpg(job.pid, number)
+    _, errors = job.communicate(timeout=60)
+    took_s = time.monotonic() - start
+    assert "go on with: " in errors
+    assert job.returncode in (128 + number, -number), errors
+    statuses = {}
+    with ExperimentLoader(place / "all") as loader:
+        for episode in loader:
+            x = episode.get_behavior()["x"]
+            assert x.tolist() == list(range(len(x)))
+            statuses[episode.id] = episode.get_metadata()["status"], len(x) > 300
+    assert [statuses[i] for i in (0, 1)] == [("interrupted", True)] * 2
+    shards = [path.name for path in (place / "all" / "shards").iterdir()]
+    assert sorted(shards) == [f"episode_{i:04d}.h5" for i in sorted(statuses)]
+    assert not list((place / "all").glob(".rollout*"))
+    return took_s
+
+
+def _environment(**variables: str) -> dict[str, str]:
+    folders = [str(Path(__file__).parent), *filter(None, sys.path)]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(folders), **variables}

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from shlex import join, quote
@@ -179,10 +179,13 @@ def _recorded(options: argparse.Namespace) -> "tuple[Path, list[EpisodeResult]]"
     bound_rollout(options.rollout, rollout, _config(options, settings))  # before anything is made
     is_ours = options.engine in ("ray", "dask", "loky") and not options.address
     ids = options.episodes.ids
-    with named_engine(options.engine, options.workers, options.address) as executor:
+    with ExitStack() as engine:
+        executor = engine.enter_context(
+            named_engine(options.engine, options.workers, options.address)
+        )
         exporter = _opened(options, settings)
         try:
-            with exporter, _closing(exporter, merge=options.shard_of is None):
+            with exporter, _closing(exporter, merge=options.shard_of is None), engine.pop_all():
                 config = saved_config(exporter.output_dir) or {}
                 results = exporter.run_episodes(
                     bound_rollout(options.rollout, rollout, config),
@@ -213,8 +216,14 @@ def _config(options: argparse.Namespace, settings: "Settings | None") -> Mapping
 
 @contextmanager
 def _closing(exporter: "DataExporter", *, merge: bool) -> Iterator[None]:
+    """Close an exporter, once no worker of ours is left."""
+    from shardwriter.recovery import recover
+
     try:
         yield
+    except BaseException:
+        recover(exporter.output_dir)  # what engines do not stop ended with its workers
+        raise
     finally:
         exporter.close(merge=merge)
 

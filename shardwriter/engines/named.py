@@ -4,6 +4,7 @@ Invariant: what was started here ends here; a cluster that was found by its addr
 """
 
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 
+from shardwriter.engines.addresses import check_answers
 from shardwriter.engines.executors import ExecutorSource
 from shardwriter.engines.ray_executor import RayExecutor
 from shardwriter.errors import ConfigError, MissingDependency
@@ -71,6 +73,7 @@ def _ray(count: int, address: str | None) -> RayExecutor:
 def _dask(count: int, address: str | None) -> Iterator[Executor]:
     distributed = _package("distributed", "dask")
     if address is not None:
+        check_answers("Dask", address)
         with _connecting("Dask", address):
             client = distributed.Client(address)
         with client:
@@ -86,14 +89,20 @@ def _dask(count: int, address: str | None) -> Iterator[Executor]:
         ) as cluster,
         distributed.Client(cluster) as client,
     ):
-        yield client.get_executor()
+        try:
+            yield client.get_executor()
+        except BaseException:
+            for nanny in cluster.workers.values():  # Dask cannot stop a task; it would wait for it
+                if nanny.pid is not None:
+                    os.kill(nanny.pid, signal.SIGKILL)
+            raise
 
 
 @contextmanager
 def _connecting(engine: str, address: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # another version of Ray, the last
         raise ConfigError(f"address {address}", f"a cluster of {engine}'s", str(error)) from error
 
 

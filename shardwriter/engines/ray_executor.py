@@ -3,14 +3,17 @@
 Invariant: a future ends when Ray says so, cancelled ones included.
 """
 
+import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from concurrent.futures import wait as wait_for
+from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 from typing import Any, TypeVar
 
+from shardwriter.engines.addresses import check_answers
 from shardwriter.errors import ConfigError, MissingDependency
 
 __all__ = ["RayExecutor"]
@@ -50,7 +53,7 @@ class RayExecutor(Executor):
     MissingDependency
         Ray is not installed.
     ConfigError
-        A count has a value it cannot have.
+        A count has a value it cannot have, or nothing answers at the address.
     """
 
     def __init__(
@@ -77,7 +80,10 @@ class RayExecutor(Executor):
         self._is_shut_down = False
         self._owns_ray = not self._ray.is_initialized()
         if self._owns_ray:
-            self._ray.init(address=address, **(init or {}))
+            if address is not None:
+                check_answers("Ray", address)
+            with _unchanged_termination():
+                self._ray.init(address=address, **(init or {}))
         options: dict[str, Any] = {"num_cpus": num_cpus, "max_retries": retries}
         options |= {"num_gpus": num_gpus} if num_gpus else {}
         options |= {"memory": memory_bytes} if memory_bytes is not None else {}
@@ -161,6 +167,15 @@ class _RayFuture(Future[Any]):
 
 def _call(function: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
     return function(*arguments, **options)
+
+
+@contextmanager
+def _unchanged_termination() -> Iterator[None]:
+    """Leave SIGTERM to whoever handles it; ``ray.init`` takes it, for another exit code."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _ray() -> ModuleType:

@@ -5,6 +5,7 @@ Invariant: a result is sent only after its shard is published.
 
 import os
 import signal
+import socket
 import threading
 import time
 import traceback
@@ -96,6 +97,9 @@ def unpacked(setup: bytes) -> tuple[Any, ...]:
     """
     try:
         return cast(tuple[Any, ...], cloudpickle.loads(setup))
+    except ModuleNotFoundError as error:
+        expected = "modules that every node can import, installed or in a shared directory"
+        raise ConfigError("rollout", expected, f"{error} on {socket.gethostname()}") from error
     except Exception as error:  # unpickling runs anybody's code
         got = f"{type(error).__name__}: {error}"
         raise ConfigError("rollout", "what a worker process can unpickle", got) from error

@@ -1,5 +1,6 @@
 """Dask: a cluster of processes on this machine, whose nannies replace a killed worker."""
 
+import signal
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import dask
 import pytest
 from distributed import Client, LocalCluster
-from engine_rollouts import check_command, check_stream, check_survives, local_run
+from engine_rollouts import check_command, check_stopped, check_stream, check_survives, local_run
 
 
 @pytest.fixture(scope="module")
@@ -40,3 +41,8 @@ def test_the_command_records_what_the_local_engine_does(
     tmp_path: Path, reference: dict[str, Any]
 ) -> None:
     check_command(tmp_path, reference, "dask", "--workers", "2")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_can_be_stopped(tmp_path: Path, number: signal.Signals) -> None:
+    check_stopped(tmp_path, number, "dask", "--workers", "2")

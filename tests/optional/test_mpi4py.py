@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from engine_rollouts import (
     EPISODES,
     check_command,
     check_kept_attempt,
+    check_stopped,
     local_run,
     logical,
 )
@@ -57,11 +59,14 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Run one MPI job at a time, so that what a killed one leaves can be told."""
+    """Run one MPI job at a time, and remove what MPICH leaves where it kills."""
     shared = "PYTEST_XDIST_WORKER" in os.environ
     base = tmp_path_factory.getbasetemp()
     with locked((base.parent if shared else base) / "mpi.lock"):
+        before = set(SHARED_MEMORY.glob("mpich_shm_*"))
         yield
+        for path in set(SHARED_MEMORY.glob("mpich_shm_*")) - before:
+            path.unlink()
 
 
 def launcher() -> list[str]:
@@ -72,22 +77,17 @@ def launcher() -> list[str]:
 
 
 def mpi_run(place: Path, script: str) -> subprocess.CompletedProcess[str]:
-    """Run a script; remove what MPICH leaves where it kills."""
+    """Run a script."""
     path = place / "script.py"
     path.write_text(script)
     folders = [str(Path(engine_rollouts.__file__).parent), *filter(None, sys.path)]
-    before = set(SHARED_MEMORY.glob("mpich_shm_*"))
-    try:
-        return subprocess.run(
-            [*launcher(), path, place],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    finally:
-        for path in set(SHARED_MEMORY.glob("mpich_shm_*")) - before:
-            path.unlink()
+    return subprocess.run(
+        [*launcher(), path, place],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +120,7 @@ def test_the_command_records_what_the_local_engine_does(
     tmp_path: Path, reference: dict[str, Any]
 ) -> None:
     check_command(tmp_path, reference, "mpi", launcher=launcher())
+
+
+def test_the_command_can_be_stopped(tmp_path: Path) -> None:
+    check_stopped(tmp_path, signal.SIGINT, "mpi", launcher=launcher())

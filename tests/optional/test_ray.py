@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from engine_rollouts import (
     Enough,
     check_command,
+    check_stopped,
     check_stream,
     check_survives,
     exporter_in,
@@ -69,16 +71,26 @@ def test_results_come_one_by_one_and_an_error_cancels(
     assert "interrupted" in [result.status for result in results[1:]]
 
 
+@pytest.fixture
+def variables() -> Iterator[dict[str, str]]:
+    """Return the environment in which the command starts a Ray that leaves nothing."""
+    place = tempfile.mkdtemp(prefix="ray-")
+    yield {"RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": place}
+    shutil.rmtree(place)
+
+
 @pytest.mark.timeout(300)
 def test_the_command_records_what_the_local_engine_does(
-    tmp_path: Path, reference: dict[str, Any]
+    tmp_path: Path, reference: dict[str, Any], variables: dict[str, str]
 ) -> None:
-    place = tempfile.mkdtemp(prefix="ray-")
-    try:
-        variables = {"RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": place}
-        check_command(tmp_path, reference, "ray", "--workers", "2", **variables)
-    finally:
-        shutil.rmtree(place)
+    check_command(tmp_path, reference, "ray", "--workers", "2", **variables)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_can_be_stopped(
+    tmp_path: Path, number: signal.Signals, variables: dict[str, str]
+) -> None:
+    check_stopped(tmp_path, number, "ray", "--workers", "2", **variables)
 
 
 def endless(episode: Episode) -> None:
