@@ -347,7 +347,7 @@ class NoSpace(ShardWriterError):
 
     def __str__(self) -> str:
         where, needed, reason, advice = self.args
-        return f"{where}: expected room for a buffer of {needed / 1e6:.1f} MB, {reason}; {advice}"
+        return f"{where}: expected room for a buffer of {needed / 1e6:.3g} MB, {reason}; {advice}"
 
 
 class BufferFailed(ShardWriterError):

@@ -223,6 +223,7 @@ def test_a_shell_can_complete_the_commands(shell: str, capsys: pytest.CaptureFix
     assert main(["completion", shell]) == 0
     script = capsys.readouterr().out
     assert all(name in script for name in ("merge", "watch", "--renumber"))
+    assert {"bash": "_shtab_compgen_files", "zsh": ":_files"}[shell] in script
     if shell == "bash":
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 

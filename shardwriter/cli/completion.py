@@ -1,6 +1,8 @@
 """``shardwriter completion``: what a shell needs to complete the command line."""
 
 import argparse
+from collections.abc import Iterator
+from pathlib import Path
 
 from shardwriter.cli.arguments import Parser, Subparsers, add_command
 
@@ -29,5 +31,17 @@ def _completion(options: argparse.Namespace) -> int:
 
     from shardwriter.cli.main import parser
 
-    print(shtab.complete(parser(), options.shell))
+    whole = parser()
+    for command in (whole, *_commands_of(whole)):
+        for argument in command._actions:
+            if argument.type is Path:
+                argument.complete = shtab.FILE  # type: ignore[attr-defined]
+    print(shtab.complete(whole, options.shell))
     return 0
+
+
+def _commands_of(whole: Parser) -> Iterator[Parser]:
+    for action in whole._actions:
+        for command in action.choices.values() if isinstance(action.choices, dict) else ():
+            yield command
+            yield from _commands_of(command)
