@@ -1,4 +1,7 @@
-"""How Sphinx builds these pages: ``sphinx-build -W -b html docs docs/_build``."""
+"""How Sphinx builds these pages: ``sphinx-build -W -b html docs docs/_build``.
+
+With ``shardwriter[all,docs]`` installed, as the pages of the API import every integration.
+"""
 
 import shardwriter
 
