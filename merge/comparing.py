@@ -6,15 +6,18 @@ headers; whatever these have that is read by HDF5 alone is left over.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from shardwriter.errors import ShardDamaged
+from merge.describing import in_children
+from shardwriter.errors import ShardDamaged, ShardWriterError
 from shardwriter.files.chunk_index import chunks_of
+from shardwriter.files.layout import EPISODES
 from shardwriter.files.shard_description import ShardDescription
 from shardwriter.files.structure import (
     UNCERTAIN,
@@ -28,6 +31,7 @@ from shardwriter.files.structure import (
 __all__ = ["Copied", "compare"]
 
 _TOGETHER = 64  # episodes whose checksums are compared at once
+_FEW = 500  # that are compared sooner than processes start
 _BLOCK_BYTES = 256 * 1024  # of which two stay in the processor's cache
 _OF_VALUES = (0x03, 0x05, 0x0B)  # messages: datatype, fill value, filters
 
@@ -39,6 +43,28 @@ class Copied:
     original: ShardDescription
     group: str
     address: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What a comparison needs to know: it is sent to another process."""
+
+    path: Path
+    group: str
+    size: int
+    mtime_ns: int
+    address: int
+
+    @classmethod
+    def of(cls, copied: Copied) -> "_Place":
+        shard = copied.original
+        return cls(shard.path, shard.group, shard.size, shard.mtime_ns, copied.address)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    path: Path
+    places: tuple[_Place, ...]
 
 
 def compare(path: Path, copies: Sequence[Copied]) -> list[Copied]:
@@ -61,53 +87,75 @@ def compare(path: Path, copies: Sequence[Copied]) -> list[Copied]:
     ShardDamaged
         A copy differs from its original, or the original changed since it was described.
     """
+    if not _are_linked(path, copies):
+        return list(copies)
+    parts = [
+        _Part(path, tuple(_Place.of(each) for each in copies[i : i + _TOGETHER]))
+        for i in range(0, len(copies), _TOGETHER)
+    ]
     left: list[Copied] = []
-    for i in range(0, len(copies), _TOGETHER):
-        left += _compare_some(path, copies[i : i + _TOGETHER])
+    results: Iterable[Any] = map(compare_part, parts)
+    if len(copies) >= _FEW:
+        workers = len(os.sched_getaffinity(0))
+        results = in_children("merge.comparing:compare_part", parts, workers, lambda count: None, 1)
+    for i, result in enumerate(results):
+        if isinstance(result, ShardWriterError):
+            raise result
+        left += [copies[i * _TOGETHER + number] for number in result]
     return left
 
 
-def _compare_some(path: Path, copies: Sequence[Copied]) -> list[Copied]:
+def _are_linked(path: Path, copies: Sequence[Copied]) -> bool:
+    """Tell whether the names of the copies lead to their addresses."""
+    try:
+        with Structure(path, is_read_whole=False) as structure:
+            place = structure.links(structure.messages(structure.root))[EPISODES.encode()]
+            found = structure.links(structure.messages(place))
+    except UNCERTAIN:
+        return False
+    expected = {os.path.basename(each.group).encode(): each.address for each in copies}
+    return found == expected
+
+
+def compare_part(part: _Part) -> list[int]:
+    """Compare some copies; return the numbers of those that have to be decoded."""
     originals: list[Structure] = []
-    left: list[Copied] = []
-    compared: list[Copied] = []
-    with Structure(path, is_read_whole=False) as copy:
-        for each in copies:
-            shard = each.original
+    left: list[int] = []
+    compared: list[int] = []
+    with Structure(part.path, is_read_whole=False) as copy:
+        for number, each in enumerate(part.places):
             try:
-                with Structure(shard.path) as original:
-                    if (original.size, original.mtime_ns) != (shard.size, shard.mtime_ns):
+                with Structure(each.path) as original:
+                    if (original.size, original.mtime_ns) != (each.size, each.mtime_ns):
                         problem = "it changed while it was copied"
-                        raise ShardDamaged(shard.path, "file", problem, "do it again")
-                    comparison = _Comparison(path, shard, original, copy)
-                    comparison.run(each.address)
+                        raise ShardDamaged(each.path, "file", problem, "do it again")
+                    _Comparison(part.path, each, original, copy).run()
                 originals.append(original)
-                compared.append(each)
+                compared.append(number)
             except UNCERTAIN:
-                left.append(each)
+                left.append(number)
     copy_is_sound, *are = are_sound([copy, *originals])
     sound = [copy_is_sound and original_is for original_is in are]
-    return left + [each for each, is_sound in zip(compared, sound, strict=True) if not is_sound]
+    return left + [number for number, is_sound in zip(compared, sound, strict=True) if not is_sound]
 
 
 class _Comparison:
-    def __init__(
-        self, path: Path, shard: ShardDescription, original: Structure, copy: Structure
-    ) -> None:
+    def __init__(self, path: Path, place: _Place, original: Structure, copy: Structure) -> None:
         self._path = path
-        self._shard = shard
+        self._place = place
         self._original = original
         self._copy = copy
 
-    def run(self, address: int) -> None:
-        original = self._original.find(self._shard.group)
+    def run(self) -> None:
+        place = self._place
+        original = self._original.find(place.group)
         if original is None:
             raise Unfamiliar
-        self._object(self._shard.group, original, self._copy.messages(address))
+        self._object(place.group, original, self._copy.messages(place.address))
 
     def _expect(self, is_same: bool, place: str, what: str) -> None:
         if not is_same:
-            problem = f"expected {what} of {self._shard.path}, got another"
+            problem = f"expected {what} of {self._place.path}, got another"
             raise ShardDamaged(self._path, place, problem, "the originals are as before; try again")
 
     def _object(self, place: str, one: Messages, other: Messages) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 from h5py import h5d, h5g
 
-from merge import symbol_table
 from shardwriter.files.encoding import encoded, mapping
 from shardwriter.files.layout import EPISODES, TIMESTEPS, episode_group
 from shardwriter.files.structure import UNCERTAIN, Structure, Unfamiliar, are_sound
@@ -40,7 +39,7 @@ def check_part(part: MasterPart) -> list[str]:
     try:
         with Structure(part.path) as structure:
             place = structure.links(structure.messages(structure.root))[EPISODES.encode()]
-            groups = symbol_table.members(structure, place)
+            groups = structure.links(structure.messages(place))
             others = [row for row in part.rows if not _is_as_written(structure, groups, row)]
         if not are_sound([structure])[0]:
             others = list(part.rows)

@@ -5,17 +5,18 @@ nothing that is written depends on when or where it is written, but for the attr
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
 import h5py
 import numpy as np
 from h5py import h5a, h5d, h5g, h5p, h5s, h5t
 
-from merge import symbol_table
 from merge.episode_group import add_episode
 from merge.plan import EpisodePlan
+from shardwriter.files import symbol_table
 from shardwriter.files.encoding import Encoder, encoded
 from shardwriter.files.layout import EPISODES
 from shardwriter.files.lookup3 import lookup3
@@ -24,9 +25,18 @@ from shardwriter.files.shard_description import ColumnDescription, StaticNode
 from shardwriter.files.structure import Structure
 from shardwriter.files.untrusted import Node, as_object
 
-__all__ = ["MasterWriter", "link_episodes", "open_master", "replace_rows"]
+__all__ = [
+    "Appending",
+    "MasterWriter",
+    "appending",
+    "batches",
+    "link_episodes",
+    "open_master",
+    "replace_rows",
+]
 
 Array = np.ndarray[Any, Any]
+_Item = TypeVar("_Item")
 
 _INDEX_CHUNK = 1024
 _SUPERBLOCK_BYTES = 48
@@ -175,31 +185,59 @@ def link_episodes(
     done
         Called with the number of episodes written since it was last called.
     """
+    with appending(path, kept) as out:
+        for several in batches(episodes):
+            encoder = Encoder(out.end)
+            for each in several:
+                out.addresses[each.name] = add_episode(encoder, each)
+            out.write(encoder.finish())
+            done(len(several))
+
+
+class Appending:
+    """A file that episodes are written behind.
+
+    Attributes
+    ----------
+    end
+        Where the next byte goes.
+    addresses
+        The groups of episodes by name.
+    """
+
+    def __init__(self, file: BinaryIO, end: int, addresses: dict[bytes, int]) -> None:
+        self._file = file
+        self.end = end
+        self.addresses = addresses
+
+    def write(self, data: bytes) -> None:
+        """Write behind what is there."""
+        self.end += self._file.write(data)
+
+
+@contextmanager
+def appending(path: Path, kept: Mapping[bytes, int]) -> Iterator[Appending]:
+    """Write behind the content of a closed file with a group ``episodes``; link what is new."""
     with path.open("r+b") as file:
         head = bytearray(file.read(_SUPERBLOCK_BYTES))
-        end = int.from_bytes(head[28:36], "little")
-        file.seek(end)
-        addresses = dict(kept)
-        for several in _batches(episodes):
-            encoder = Encoder(end)
-            for each in several:
-                addresses[each.name] = add_episode(encoder, each)
-            end += file.write(encoder.finish())
-            done(len(several))
-        data, tree, heap = symbol_table.written(addresses, end)
-        end += file.write(data)
-        file.truncate(end)
+        out = Appending(file, int.from_bytes(head[28:36], "little"), dict(kept))
+        file.seek(out.end)
+        yield out
+        data, tree, heap = symbol_table.written(out.addresses, out.end)
+        out.write(data)
+        file.truncate(out.end)
         with Structure(path) as structure:
             place = structure.links(structure.messages(structure.root))[EPISODES.encode()]
         file.seek(place)
         file.write(symbol_table.header(tree, heap))
-        head[28:36] = end.to_bytes(8, "little")
+        head[28:36] = out.end.to_bytes(8, "little")
         head[44:48] = lookup3(bytes(head[:44])).to_bytes(4, "little")
         file.seek(0)
         file.write(head)
 
 
-def _batches(episodes: Iterable[EpisodePlan]) -> Iterator[list[EpisodePlan]]:
-    following = iter(episodes)
-    while several := list(islice(following, _BATCH)):
+def batches(items: Iterable[_Item], size: int = _BATCH) -> Iterator[list[_Item]]:
+    """Yield so many at a time."""
+    following = iter(items)
+    while several := list(islice(following, size)):
         yield several

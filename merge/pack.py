@@ -19,6 +19,7 @@ from h5py import h5g, h5o
 from merge.checking import decode
 from merge.comparing import Copied, compare
 from merge.describing import describe_all
+from merge.episode_copy import copy_episodes
 from merge.master import merge_experiment
 from merge.master_file import MasterWriter, open_master
 from merge.plan import EpisodePlan, MasterPlan, index_of, plan
@@ -214,11 +215,9 @@ def _write_pack(
     path: Path, episodes: Sequence[EpisodePlan], sources: Sources | None, progress: bool
 ) -> list[Copied]:
     """Write episodes with all their data, and the experiment's own files where given."""
-    copies: list[Copied] = []
-    bar = progress_bar("pack", "episode", len(episodes), shown=progress)
-    with bar, open_master(os.fspath(path), "w") as file:
+    with open_master(os.fspath(path), "w") as file:
         writer = MasterWriter(file)
-        target = writer.group(file.id, EPISODES)
+        writer.group(file.id, EPISODES)
         if sources is not None:
             for place_name, own in sources.own_files(sources.directories[0]):
                 place = file.id if place_name == ATTRIBUTES else writer.group(file.id, place_name)
@@ -231,17 +230,23 @@ def _write_pack(
             ("uuid", uuid.uuid4().hex),
         ):
             file.attrs[key] = value
-        for each in episodes:
-            with opened(each.shard.path) as source:
-                copies.append(_copied(source, each.shard, target, os.path.basename(each.group)))
-            bar.update()
         own_ids = [_packed(each) for each in episodes]
         file.create_dataset(INDEX, data=index_of(own_ids), maxshape=(None,), chunks=(1024,))
+    bar = progress_bar("pack", "episode", len(episodes), shown=progress)
+    with bar:
+        copies, left = copy_episodes(path, episodes, bar.update)
+        if left:
+            with open_master(os.fspath(path), "r+") as file:
+                for each in left:
+                    with opened(each.shard.path) as source:
+                        name = os.path.basename(each.group)
+                        copies.append(_copied(source, each.shard, file[EPISODES].id, name))
+                    bar.update()
     return copies
 
 
 def _copied(source: h5g.GroupID, shard: ShardDescription, target: h5g.GroupID, name: str) -> Copied:
-    """Copy an episode into a group of episodes."""
+    """Copy an episode into a group of episodes by HDF5."""
     h5o.copy(source, shard.group.encode(), target, name.encode())
     return Copied(shard, f"{EPISODES}/{name}", h5o.get_info(target, name.encode()).addr)
 

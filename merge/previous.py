@@ -15,7 +15,6 @@ import h5py
 import numpy as np
 from h5py import h5d, h5g
 
-from merge import symbol_table
 from merge.plan import EpisodePlan
 from merge.sources import SourceFile, Sources
 from shardwriter.errors import FormatError, ShardDamaged
@@ -169,6 +168,6 @@ def _groups(path: Path) -> Mapping[bytes, int]:
     try:
         with Structure(path) as structure:
             place = structure.links(structure.messages(structure.root))[EPISODES.encode()]
-            return symbol_table.members(structure, place)
+            return structure.links(structure.messages(place))
     except UNCERTAIN:
         return {}

@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 from merging import copied, master_content, record, shard, shards_content, stamps
 
-from merge import MergeOptions, merge_experiments, pack, pack_shards, relink, unpack, verify
+from merge import (
+    MergeOptions,
+    comparing,
+    merge_experiments,
+    pack,
+    pack_shards,
+    relink,
+    unpack,
+    verify,
+)
 from shardwriter import DataExporter, ExperimentLoader
 from shardwriter.cli import main
 from shardwriter.errors import (
@@ -22,6 +31,7 @@ from shardwriter.errors import (
     ShardsNotFound,
     TooManyShards,
 )
+from shardwriter.files.shard_description import ShardDescription
 from shardwriter.recording.episode import Episode
 from shardwriter.recovery import missing, recover
 
@@ -175,6 +185,42 @@ def test_a_copy_that_differs_is_never_published(
         unpack(packed, targets[2])
     assert stamps(experiment) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == [experiment.name, "sound.h5"]
+
+
+def test_many_copies_are_compared_by_processes(
+    experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = pack(experiment, tmp_path / "alone.h5")
+    monkeypatch.setattr(comparing, "_FEW", 1)
+    monkeypatch.setattr(comparing, "_TOGETHER", 2)
+    packed = pack(experiment, tmp_path / "all.h5")
+    assert master_content(packed) == master_content(alone)
+    assert verify(packed, deep=True, expected=range(5), workers=1).is_sound
+
+
+def test_shards_are_copied_as_bytes_and_others_by_hdf5(
+    experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = sys.modules["merge.pack"]
+    by_hdf5: list[int] = []
+    copied_by_hdf5 = module._copied
+
+    def noted(source: object, described: ShardDescription, *rest: object) -> object:
+        by_hdf5.append(described.episode)
+        return copied_by_hdf5(source, described, *rest)
+
+    monkeypatch.setattr(module, "_copied", noted)
+    pack(experiment, tmp_path / "all.h5")
+    assert by_hdf5 == []
+    with h5py.File(shard(experiment, 3), "r+") as file:
+        group = file["episodes/episode_0003"]
+        group.create_dataset("compact", data=np.arange(4), track_times=True)
+    expected = shards_content(experiment)
+    packed = pack(experiment, tmp_path / "some.h5")
+    assert by_hdf5 == [3]
+    content = master_content(packed)
+    assert {k: v for k, v in content.items() if k.startswith("episodes/")} == expected
+    assert verify(packed, deep=True, expected=range(5), workers=1).is_sound
 
 
 def test_a_shard_that_changes_meanwhile_is_named(

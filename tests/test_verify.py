@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from merging import copied, record, shard
 
-from merge import MergeOptions, merge_experiments, verify
+from merge import MergeOptions, master_check, merge_experiments, verify
+from merge.verify import read_index
 from shardwriter.cli import main
 from shardwriter.errors import ExperimentNotFound
 
@@ -159,6 +160,31 @@ def test_a_master_that_points_elsewhere_is_found(experiment: Path, source: str) 
     text = problems(experiment)
     assert "/behavior/position: expected shards/episode_0001.h5 as its source" in text
     assert "--rebuild" in text
+
+
+def test_only_what_hdf5_altered_is_asked_of_hdf5(
+    experiment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[int]] = []
+    by_hdf5 = master_check._by_hdf5
+
+    def noted(path: Path, rows: list[dict[str, object]]) -> list[str]:
+        asked.append([row["episode_id"] for row in rows])  # type: ignore[misc]
+        return by_hdf5(path, rows)
+
+    monkeypatch.setattr(master_check, "_by_hdf5", noted)
+    master = experiment / MASTER
+    rows = tuple(read_index(master) or ())
+    assert master_check.check_part(master_check.MasterPart(master, rows)) == []
+    assert asked == []
+    place = "/episodes/episode_0001/behavior/position"
+    replace_virtual(master, "shards/episode_0001.h5", place)
+    assert master_check.check_part(master_check.MasterPart(master, rows)) == []
+    assert asked == [[1]]
+    replace_virtual(master, "shards/episode_0002.h5", place)
+    (text,) = master_check.check_part(master_check.MasterPart(master, rows))
+    assert "expected shards/episode_0001.h5 as its source" in text
+    assert asked == [[1], [1]]
 
 
 def test_a_cycle_of_virtual_datasets_is_found(experiment: Path) -> None:

@@ -7,7 +7,7 @@ Source: HDF5 File Format Specification 3.0; HDF5 1.8 and later read it, virtual 
 """
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -32,10 +32,13 @@ _COLLECTION_BYTES = 32 * 1024  # a reader of one object of a heap reads its coll
 _LEAST_COLLECTION_BYTES = 4096
 _MOST_OBJECTS = 60_000  # of a collection; they are numbered with 16 bits
 _CONSTANT = 1
+_CONSTANT_KINDS = {_DATATYPE, _FILL, _FILTERS}
+_ADDRESS_BYTES = 8
 
 _SCALAR = bytes([2, 0, 0, 0])
 _UNLIMITED = 2**64 - 1
 _SINGLE_FILTERED = 2  # of a chunked layout's flags: one chunk, which filters made shorter
+_FIXED = 3
 _ONE_CHUNK = b"\x01"  # kinds of chunk index; of an extensible array HDF5's own parameters
 _GROWING = b"\x04\x20\x04\x04\x10\x0a"
 # All of a dataset: kind 3, version 1, reserved, length 0; once for the source, once for here.
@@ -172,6 +175,48 @@ class Encoder:
             form += _message(_FILTERS, _gzip(dtype.itemsize, gzip_level), _CONSTANT)
         return self._dataset(form, shape, layout, attributes, most=most)
 
+    def dataset(
+        self,
+        messages: Iterable[tuple[int, bytes]],
+        attributes: Mapping[str, Any],
+    ) -> int:
+        """Add a dataset from the kinds and bodies of its messages; return its address."""
+        whole = [
+            _message(kind, body, _CONSTANT if kind in _CONSTANT_KINDS else 0)
+            for kind, body in messages
+        ]
+        return self._header(whole, attributes)
+
+    def texts(self, values: Iterable[str]) -> int:
+        """Add the data of a dataset of text of variable length; return its address."""
+        data, places = self._references(np.array(list(values), object))
+        address = len(self._data)
+        self._data += data
+        self._in_heap += [address + place for place in places]
+        return self._start + address
+
+    def fixed_array(self, elements: Sequence[bytes]) -> tuple[bytes, int]:
+        """Add HDF5's index of the chunks of a dataset that cannot grow.
+
+        Parameters
+        ----------
+        elements
+            For each chunk its address, and where there are filters its bytes and their mask.
+
+        Returns
+        -------
+        bytes, int
+            What a layout says of it, and its address.
+        """
+        address = self._start + len(self._data)
+        width, page_bits = len(elements[0]), max(10, len(elements).bit_length())
+        client = 0 if width == _ADDRESS_BYTES else 1
+        head = struct.pack("<4sBBBB", b"FAHD", 0, client, width, page_bits)
+        self._add_checked(head + struct.pack("<QQ", len(elements), address + 28))
+        block = struct.pack("<4sBBQ", b"FADB", 0, client, address)
+        self._add_checked(block + b"".join(elements))
+        return bytes([_FIXED, page_bits]), address
+
     def _dataset(
         self,
         form: bytes,
@@ -206,9 +251,14 @@ class Encoder:
         address = len(self._data)
         head = b"OHDR" + bytes([2, flags]) + most + struct.pack("<I", len(body))
         self._in_heap += [address + len(head) + place for place in places]
-        self._data += head + body + bytes(4)
-        self._checked.append((address, len(self._data) - 4))
+        self._add_checked(head + body)
         return self._start + address
+
+    def _add_checked(self, block: bytes) -> None:
+        """Add a block and its checksum."""
+        start = len(self._data)
+        self._data += block + bytes(4)
+        self._checked.append((start, start + len(block)))
 
     def _attribute(self, name: str, value: Any) -> tuple[bytes, list[int]]:
         """Return the body of an attribute's message, and the places of its heap addresses."""

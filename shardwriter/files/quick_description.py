@@ -77,13 +77,17 @@ class _File:
         check_format(self._path, attributes)
         episodes = structure.messages(structure.links(messages)[EPISODES.encode()])
         uuid = str(attributes.get("uuid", ""))
+        groups = structure.links(episodes)
+        if len(groups) > 10 * MOST_NODES:
+            raise Unfamiliar
         return [
             self._episode(name, structure.messages(address), uuid)
-            for name, address in structure.links(episodes).items()
+            for name, address in groups.items()
         ]
 
     def _episode(self, name: bytes, messages: Messages, uuid: str) -> ShardDescription:
         structure = self._structure
+        self._nodes = 0
         values = structure.attributes(messages)
         check_required(self._path, name, values)
         tables: dict[str, TableDescription] = {}

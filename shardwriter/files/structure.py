@@ -20,6 +20,7 @@ from h5py import h5t
 
 from shardwriter.files.dense_storage import Unfamiliar, dense_messages
 from shardwriter.files.lookup3 import lookup3_of_many
+from shardwriter.files.symbol_table import HEAD, HEADER_BYTES, members
 
 __all__ = [
     "UNCERTAIN",
@@ -49,7 +50,7 @@ _UNDEFINED = b"\xff" * 8
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _DATASPACE, _LINK_INFO, _DATATYPE, _FILL, _LINK = 0x01, 0x02, 0x03, 0x05, 0x06
 _EXTERNAL, _LAYOUT, _FILTERS, _ATTRIBUTE = 0x07, 0x08, 0x0B, 0x0C
-_CONTINUATION, _ATTRIBUTE_INFO = 0x10, 0x15
+_CONTINUATION, _SYMBOL_TABLE, _ATTRIBUTE_INFO = 0x10, 0x11, 0x15
 _OF_GROUPS = {_LINK_INFO, _LINK, 0x0A, _ATTRIBUTE, _ATTRIBUTE_INFO}
 _OF_DATASETS = {_DATASPACE, _DATATYPE, _FILL, _LAYOUT, _FILTERS, _ATTRIBUTE, _ATTRIBUTE_INFO}
 _CONTIGUOUS, _CHUNKED = 1, 2
@@ -168,6 +169,8 @@ class Structure:
         """Return the messages of the object whose header is at an address."""
         first = self.read(address, min(_FIRST_BYTES, self.size - min(address, self.size)))
         if first[:5] != b"OHDR\x02":
+            if first[: len(HEAD)] == HEAD:
+                return [(_SYMBOL_TABLE, first[len(HEAD) : HEADER_BYTES])]
             raise Unfamiliar
         flags = first[5]
         width = 1 << (flags & 3)
@@ -217,7 +220,7 @@ class Structure:
     def is_group(messages: Messages) -> bool:
         """Tell whether an object is a group, else a dataset."""
         kinds = {kind for kind, _ in messages}
-        if _LINK_INFO in kinds and kinds <= _OF_GROUPS:
+        if kinds == {_SYMBOL_TABLE} or (_LINK_INFO in kinds and kinds <= _OF_GROUPS):
             return True
         if {_DATASPACE, _DATATYPE, _LAYOUT} <= kinds <= _OF_DATASETS:
             return False
@@ -227,7 +230,9 @@ class Structure:
         """Return the addresses of a group's members by name, in the order of names."""
         found: dict[bytes, int] = {}
         for kind, body in self._every(messages, _LINK, _LINK_INFO, 8):
-            if kind == _LINK:
+            if kind == _SYMBOL_TABLE:
+                found = members(self.read, *struct.unpack("<QQ", body))
+            elif kind == _LINK:
                 flags = body[1]
                 if body[0] != 1 or flags & 8:  # a link of another type than hard
                     raise Unfamiliar

@@ -2,18 +2,18 @@
 
 Source: HDF5 File Format Specification 3.0, III.A.1, III.B and III.D. Every HDF5 reads it, and a
 member is found by a handful of small reads. Invariant: what ``written`` returns, ``members``
-reads.
+reads; nothing of it has a checksum.
 """
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from shardwriter.files.structure import Structure, Unfamiliar
+from shardwriter.files.dense_storage import Unfamiliar
 
-__all__ = ["HEADER_BYTES", "header", "members", "written"]
+__all__ = ["HEAD", "HEADER_BYTES", "header", "members", "written"]
 
 HEADER_BYTES = 40
-_HEAD = struct.pack("<BBHIIIHHBBBB", 1, 0, 1, 1, 24, 0, 0x11, 16, 0, 0, 0, 0)  # version 1
+HEAD = struct.pack("<BBHIIIHHBBBB", 1, 0, 1, 1, 24, 0, 0x11, 16, 0, 0, 0, 0)  # version 1
 _NAMES = 8  # in a node of names: twice HDF5's default of 4
 _CHILDREN = 32  # in a node of the tree: twice its default of 16
 _NOWHERE = 2**64 - 1
@@ -24,7 +24,7 @@ _NODE_BYTES = 24 + 16 * _CHILDREN + 8
 
 def header(tree: int, heap: int) -> bytes:
     """Return the header of a group whose tree and heap of names are at these addresses."""
-    return _HEAD + struct.pack("<QQ", tree, heap)
+    return HEAD + struct.pack("<QQ", tree, heap)
 
 
 def written(addresses: Mapping[bytes, int], start: int) -> tuple[bytes, int, int]:
@@ -70,35 +70,38 @@ def _level(
     return nodes
 
 
-def members(structure: Structure, address: int) -> dict[bytes, int]:
-    """Return the addresses of a group's members by name, from its header's address.
+def members(read: Callable[[int, int], bytes], tree: int, heap: int) -> dict[bytes, int]:
+    """Return the addresses of a group's members by name.
+
+    Parameters
+    ----------
+    read
+        Returns bytes of the file at an address.
+    tree, heap
+        The addresses that follow ``HEAD`` in the group's header.
 
     Raises
     ------
     Unfamiliar
         It is not a group that ``written`` made.
     """
-    head = structure.read(address, HEADER_BYTES)
-    if head[: len(_HEAD)] != _HEAD:
-        raise Unfamiliar
-    tree, heap = struct.unpack_from("<QQ", head, len(_HEAD))
-    signature, _, size, _, place = struct.unpack("<4sIQQQ", structure.read(heap, 32))
+    signature, _, size, _, place = struct.unpack("<4sIQQQ", read(heap, 32))
     if signature != b"HEAP":
         raise Unfamiliar
-    segment = structure.read(place, size)
+    segment = read(place, size)
     found: dict[bytes, int] = {}
     nodes = [tree]
     for node in nodes:  # grows while it is gone through, level after level
         if len(nodes) > 1 << 20:
             raise Unfamiliar
-        block = structure.read(node, 24)
+        block = read(node, 24)
         if block[:4] == b"TREE":
             (used,) = struct.unpack_from("<H", block, 6)
-            entries = structure.read(node + 24, 16 * used)
+            entries = read(node + 24, 16 * used)
             nodes += struct.unpack(f"<{2 * used}Q", entries)[1::2]
         elif block[:4] == b"SNOD":
             (used,) = struct.unpack_from("<H", block, 6)
-            for offset, member in struct.iter_unpack("<QQ24x", structure.read(node + 8, 40 * used)):
+            for offset, member in struct.iter_unpack("<QQ24x", read(node + 8, 40 * used)):
                 end = segment.find(b"\0", offset)
                 found[segment[offset : max(end, offset)]] = member
         else:
