@@ -7,13 +7,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from shardwriter.errors import ranges
-from shardwriter.files.compression import Pipeline
-from shardwriter.files.layout import EVENTS, TABLES
-from shardwriter.files.untrusted import file_of, readable
+from shardwriter.errors import ShardWriterError, ranges
 from shardwriter.loader import ExperimentLoader
 from shardwriter.notebook import status_text
-from shardwriter.reading.recorded_episode import RecordedEpisode
+from shardwriter.reading.description import EpisodeColumn, EpisodeDescription
 from shardwriter.recording.performance import performance_text
 
 __all__ = [
@@ -45,8 +42,10 @@ def experiment_info(path: Path) -> dict[str, Any]:
     """
     with ExperimentLoader(path) as loader:
         fields: dict[str, dict[str, Any]] = {}
-        for episode in loader:
-            add_fields(fields, episode)
+        for _, found in loader.describe():
+            if isinstance(found, ShardWriterError):
+                raise found
+            add_fields(fields, found)
         index = loader.episode_index
         return {
             "path": str(loader.path),
@@ -59,16 +58,10 @@ def experiment_info(path: Path) -> dict[str, Any]:
         }
 
 
-def add_fields(fields: dict[str, dict[str, Any]], episode: RecordedEpisode) -> None:
-    """Add an episode to what ``experiment_info`` says of fields.
-
-    Raises
-    ------
-    ShardWriterError
-        Its shard cannot be read; nothing was added.
-    """
-    for name, facts in _fields_of(episode):
-        _add(fields, name, facts)
+def add_fields(fields: dict[str, dict[str, Any]], episode: EpisodeDescription) -> None:
+    """Add an episode to what ``experiment_info`` says of fields."""
+    for column in episode.columns:
+        _add(fields, column.path, _facts(column))
 
 
 def _row(row: np.void) -> dict[str, Any]:
@@ -76,28 +69,17 @@ def _row(row: np.void) -> dict[str, Any]:
     return {k: v.decode() if isinstance(v, bytes) else v for k, v in values.items()}
 
 
-def _fields_of(episode: RecordedEpisode) -> list[tuple[str, dict[str, Any]]]:
-    found = []
-    with episode.opened() as group, readable(file_of(group), group.name):
-        tables = [name for name in TABLES if name in group]
-        tables += [f"{EVENTS}/{name}" for name in group.get(EVENTS, ())]
-        for table in tables:
-            for name, dataset in group[table].items():
-                found.append((f"{table}/{name}", _facts(dataset)))
-    return found
-
-
-def _facts(dataset: h5py.Dataset) -> dict[str, Any]:
-    text = h5py.check_string_dtype(dataset.dtype) is not None
-    choice = dataset.attrs.get("compression_choice")
+def _facts(column: EpisodeColumn) -> dict[str, Any]:
+    dtype = column.dtype
+    text = h5py.check_string_dtype(dtype) is not None
     return {
-        "dtype": f"text, at most {dataset.dtype.itemsize} bytes" if text else dataset.dtype.name,
-        "shape": list(dataset.shape[1:]),
-        "rows": len(dataset),
-        "raw_bytes": dataset.nbytes,
-        "stored_bytes": dataset.id.get_storage_size(),
-        "compression": Pipeline.of(dataset).name,
-        "choices": [choice] if choice else [],
+        "dtype": f"text, at most {dtype.itemsize} bytes" if text else dtype.name,
+        "shape": list(column.shape),
+        "rows": column.rows,
+        "raw_bytes": column.raw_bytes,
+        "stored_bytes": column.stored_bytes,
+        "compression": column.compression,
+        "choices": [column.choice] if column.choice else [],
     }
 
 

@@ -26,16 +26,19 @@ from shardwriter.files.experiment_groups import ExperimentGroups, OwnFiles, OwnG
 from shardwriter.files.layout import (
     MASTER,
     UNITS,
+    is_pack_name,
     listed_episodes,
     unfinished_episodes,
     unfinished_text,
 )
 from shardwriter.files.quick_columns import QuickColumns
+from shardwriter.files.structure import Structure, Unfamiliar
 from shardwriter.files.units import Units
 from shardwriter.files.untrusted import file_of, readable
 from shardwriter.interop.pandas import index_to_dataframe
 from shardwriter.notebook import facts_html, index_html, status_text
 from shardwriter.reading.across import concatenated
+from shardwriter.reading.description import EpisodeDescription, described
 from shardwriter.reading.live import LiveExperiment
 from shardwriter.reading.live_episode import LiveEpisode
 from shardwriter.reading.master_index import master_of, open_index, recording_of
@@ -299,6 +302,33 @@ class ExperimentLoader:
         """Return the summaries of all episodes by id."""
         return {episode: self.get_episode_summary(episode) for episode in self._rows}
 
+    def describe(
+        self, episodes: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, EpisodeDescription | ShardWriterError]]:
+        """Yield what each episode holds, without its data: attributes, summary and columns.
+
+        That is many times faster than asking the handles of many episodes one by one.
+
+        Parameters
+        ----------
+        episodes
+            Ids, in the order wanted; by default all that are finished.
+
+        Yields
+        ------
+        id, description
+            In place of the description the error that reading such an episode raises.
+
+        Raises
+        ------
+        EpisodeNotFound, EpisodeUnfinished
+            An id is unknown, or of an episode that goes on.
+        """
+        ids = self._chosen(None) if episodes is None else [int(i) for i in episodes]
+        for episode in ids:
+            self._check_finished(episode)
+        return described([self.get_episode(episode) for episode in ids], self._stored_alone)
+
     def get_network_structure(self, part: str = "") -> dict[str, Any]:
         """Return neurons, connections and initial weights as nested dicts of arrays.
 
@@ -472,6 +502,13 @@ class ExperimentLoader:
 
     def _group(self, episode: int) -> AbstractContextManager[h5py.Group]:
         return self._shards.group(self._rows[episode])
+
+    def _stored_alone(self, episode: int) -> tuple[Structure, str]:
+        """Open an episode's shard, unless others are in it, among which HDF5 finds it sooner."""
+        row = self._rows[episode]
+        if is_pack_name(self._shards.path(row)):
+            raise Unfamiliar
+        return self._shards.stored(row)
 
     def _quick(self) -> QuickColumns:
         return QuickColumns(lambda episode: self._shards.stored(self._rows[episode]))

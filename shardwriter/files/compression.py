@@ -20,11 +20,13 @@ from shardwriter.errors import MissingDependency
 from shardwriter.files.codec import Deflater, shuffle
 from shardwriter.files.schema import Column
 
-__all__ = ["ColumnCodec", "Compression", "Pipeline"]
+__all__ = ["FILTER_NAMES", "ColumnCodec", "Compression", "Pipeline"]
 
 Array = np.ndarray[Any, Any]
 Encoder = Callable[[Array], Any]
 
+# The pipeline that a filter of a number belongs to.
+FILTER_NAMES = {1: "gzip", 32000: "lzf", 32015: "zstd", 32004: "lz4", 32001: "blosc"}
 EXTRA_CODECS = ("zstd", "lz4", "blosc")
 _BLOSC_LEVEL, _BLOSC_SHUFFLE = 4, 5  # places among the parameters of HDF5's Blosc filter
 _BY_BITS = 2  # its number for shuffling bits

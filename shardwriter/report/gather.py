@@ -114,13 +114,12 @@ def _read(
     fields: dict[str, Any] = {}
     unread: Rows = []
     with progress_bar("read", "episode", len(ids), shown=progress) as bar:
-        for number in ids:
-            episode = loader.get_episode(number)
-            try:
-                summaries[number] = episode.get_metadata()
-                add_fields(fields, episode)
-            except ShardWriterError as error:
-                unread.append([str(number), str(error)])
+        for number, found in loader.describe(ids):
+            if isinstance(found, ShardWriterError):
+                unread.append([str(number), str(found)])
+            else:
+                summaries[number] = found.metadata
+                add_fields(fields, found)
             bar.update()
     return summaries, fields, unread
 
