@@ -76,7 +76,8 @@ def _checked(job: ShardJob, shards: list[ShardDescription] | ShardWriterError | 
     where = str(job.path)
     if not job.path.is_file():
         expected = ", ".join(str(row["episode_id"]) for row in job.rows)
-        mend = "put it back, or merge with --forget-missing"
+        mend = "put it back, run `shardwriter relink` if it was moved, or merge with "
+        mend += "--forget-missing"
         return ShardCheck((Problem(where, f"missing; it holds episode {expected}", mend),))
     if shards is None:
         mend = f"move it below {job.root}, or give a --root that holds both"

@@ -25,7 +25,7 @@ from merge.master_file import MasterWriter, open_master
 from merge.plan import EpisodePlan, MasterPlan, index_of, plan
 from merge.sources import Sources, check_name
 from merge.verify import read_index
-from shardwriter.errors import ConfigError, ExperimentNotFound, ShardDamaged
+from shardwriter.errors import ConfigError, EpisodesGone, ExperimentNotFound, ShardDamaged
 from shardwriter.files.layout import (
     ATTRIBUTES,
     CHECKPOINTS,
@@ -35,6 +35,7 @@ from shardwriter.files.layout import (
     FORMAT,
     FORMAT_VERSION,
     INDEX,
+    MASTER,
     MERGE,
     MERGE_LOCK,
     SHARDS,
@@ -69,7 +70,9 @@ def pack(directory: Path, output: Path, *, deep: bool = False, progress: bool = 
     Raises
     ------
     ExperimentNotFound, ShardDamaged, FormatError
-        The experiment is none, or a shard cannot be read.
+        The experiment is none, or a shard or its master cannot be read.
+    EpisodesGone
+        Shards that its master shows are no longer there.
     ConfigError
         `output` exists.
     """
@@ -105,7 +108,9 @@ def pack_shards(
     Raises
     ------
     ExperimentNotFound, ShardDamaged, FormatError
-        The experiment is none, or a shard cannot be read.
+        The experiment is none, or a shard or its master cannot be read.
+    EpisodesGone
+        Shards that its master shows are no longer there.
     ConfigError
         `output` exists, or `shards` is not above 0.
     """
@@ -199,6 +204,7 @@ def _remove(path: Path) -> None:
 
 def _planned(sources: Sources, progress: bool) -> MasterPlan:
     directory = sources.directories[0]
+    _check_gone(directory)
     (directory / EXPERIMENT).mkdir(exist_ok=True)
     with locked(directory / EXPERIMENT / MERGE_LOCK):
         files = sources.shards()
@@ -209,6 +215,16 @@ def _planned(sources: Sources, progress: bool) -> MasterPlan:
         for shard in shards:
             check_name(shard)
         return plan(shards, [""] * len(shards))
+
+
+def _check_gone(directory: Path) -> None:
+    """Refuse to pack fewer episodes than the experiment's master shows."""
+    master = directory / MASTER
+    rows = (read_index(master) if master.exists() else None) or ()
+    shards = {row["episode_id"]: directory / row["shard"] for row in rows if row["shard"]}
+    gone = {episode: path for episode, path in shards.items() if not path.exists()}
+    if gone:
+        raise EpisodesGone(gone, master)
 
 
 def _write_pack(

@@ -26,6 +26,7 @@ from shardwriter.cli import main
 from shardwriter.errors import (
     ConfigError,
     EpisodeExists,
+    EpisodesGone,
     ShardDamaged,
     ShardOutside,
     ShardsNotFound,
@@ -221,6 +222,18 @@ def test_shards_are_copied_as_bytes_and_others_by_hdf5(
     content = master_content(packed)
     assert {k: v for k, v in content.items() if k.startswith("episodes/")} == expected
     assert verify(packed, deep=True, expected=range(5), workers=1).is_sound
+
+
+def test_an_episode_that_is_gone_is_not_left_out(experiment: Path, tmp_path: Path) -> None:
+    shard(experiment, 1).unlink()
+    with pytest.raises(EpisodesGone, match=r"episodes 1.*put them back"):
+        pack(experiment, tmp_path / "all.h5")
+    with pytest.raises(EpisodesGone, match=r"episodes 1.*put them back"):
+        pack_shards(experiment, tmp_path / "few", 2)
+    assert [path.name for path in tmp_path.iterdir()] == [experiment.name]
+    merge_experiments([experiment], None, MergeOptions(forget_missing=True))
+    packed = pack(experiment, tmp_path / "all.h5")
+    assert verify(packed, expected=[0, 2, 3, 4], workers=1).is_sound
 
 
 def test_a_shard_that_changes_meanwhile_is_named(
