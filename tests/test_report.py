@@ -50,7 +50,10 @@ def test_the_table_is_the_index(directory: Path, tmp_path: Path) -> None:
     assert column(data, "steps") == [STEPS] * 4
     assert column(data, "return") == index["total_reward"].tolist()
     assert column(data, "spikes") == index["spikes"].tolist()
-    np.testing.assert_allclose(column(data, "rate"), index["spikes"] / (STEPS * 1e-3))
+    in_hertz = index["spikes"] / (STEPS * 1e-3 * NEURONS)
+    np.testing.assert_allclose(column(data, "rate"), in_hertz, rtol=1e-8)
+    headings = [each["heading"] for each in data["episodes"]["columns"] if each["key"] == "rate"]
+    assert headings == ["firing rate (Hz)"]
     assert column(data, "seed") == [str(seed) for seed in index["seed"]]
     assert column(data, "own:distance") == [0.0, None, 2 / 3, 1.0]
     assert column(data, "own:nan") == [None] * 4

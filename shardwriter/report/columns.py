@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from shardwriter.plot.firing_rate import FiringRate
+
 __all__ = ["episode_columns"]
 
 Array = np.ndarray[Any, Any]
@@ -24,7 +26,7 @@ _KNOWN = {
 
 
 def episode_columns(
-    index: Array, summaries: Mapping[int, Mapping[str, Any]], dt: float | None
+    index: Array, summaries: Mapping[int, Mapping[str, Any]], rate: FiringRate
 ) -> list[Column]:
     """Return the columns of the table.
 
@@ -34,10 +36,9 @@ def episode_columns(
         Rows of the episode index.
     summaries
         What ``get_episode_summary`` says of those episodes that can be read, by id.
-    dt
-        Seconds of a timestep, None if unknown.
+    rate
+        How often neurons fire in those episodes.
     """
-    steps, spikes = index["steps"].astype(float), index["spikes"]
     columns = [
         _column("id", "episode", "number", index["episode_id"].tolist()),
         _column("status", "status", "text", index["status"].astype(str).tolist()),
@@ -45,12 +46,10 @@ def episode_columns(
     ]
     if (index["rows_rewards"] > 0).any():
         columns.append(_column("return", "return", "number", _numbers(index["total_reward"])))
-    if spikes.any():
-        rates = np.full(len(index), np.nan)
-        np.divide(spikes, steps * (dt or 1.0), out=rates, where=steps > 0)
-        unit = "spikes / step" if dt is None else "spikes / s"
-        columns.append(_column("spikes", "spikes", "number", spikes.tolist()))
-        columns.append(_column("rate", unit, "number", _numbers(rates)))
+    if index["spikes"].any():
+        heading = f"firing rate ({rate.unit})"
+        columns.append(_column("spikes", "spikes", "number", index["spikes"].tolist()))
+        columns.append(_column("rate", heading, "number", _numbers(rate.values)))
     columns += _own_columns(index["episode_id"].tolist(), summaries)
     errors = [str(summaries.get(i, {}).get("error", "")) for i in index["episode_id"].tolist()]
     if any(errors):

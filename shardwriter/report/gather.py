@@ -22,6 +22,7 @@ from shardwriter.info import (
 )
 from shardwriter.loader import ExperimentLoader
 from shardwriter.notebook import status_text
+from shardwriter.plot.firing_rate import firing_rate
 from shardwriter.progress import progress_bar
 from shardwriter.reading.recorded_episode import RecordedEpisode
 from shardwriter.recording.performance import performance_text
@@ -69,7 +70,7 @@ def gathered(
             "runtime": _table(loader.get_runtime_info()),
             "episodes": {
                 "count": len(index),
-                "columns": episode_columns(listed, summaries, units.dt),
+                "columns": episode_columns(listed, summaries, firing_rate(loader, listed)),
             },
             "drawn": [drawn for each in handles if (drawn := _drawn(each, unread))],
             "health": {
