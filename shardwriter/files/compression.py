@@ -27,7 +27,6 @@ Encoder = Callable[[Array], Any]
 
 # The pipeline that a filter of a number belongs to.
 FILTER_NAMES = {1: "gzip", 32000: "lzf", 32015: "zstd", 32004: "lz4", 32001: "blosc"}
-EXTRA_CODECS = ("zstd", "lz4", "blosc")
 _BLOSC_LEVEL, _BLOSC_SHUFFLE = 4, 5  # places among the parameters of HDF5's Blosc filter
 _BY_BITS = 2  # its number for shuffling bits
 _WORTHWHILE = 1.05  # a smaller ratio is not worth decompressing for
