@@ -78,7 +78,7 @@ class ExperimentLoader:
     Warns
     -----
     ShardWarning
-        The experiment has unfinished episodes only; it names the command that finishes them.
+        The experiment has unfinished episodes; it names the command that finishes them.
 
     Raises
     ------
@@ -114,10 +114,11 @@ class ExperimentLoader:
         if self._live is None:
             self._file, self._index = open_index(self.path)
             self._own = OwnGroups(self.path, self._root, self._file)
-            unfinished = "" if len(self._index) else unfinished_text(self.path.parent)
+            unfinished = unfinished_text(self.path.parent)
             if unfinished:
-                text = f"{self.path}: it has no episodes, as {unfinished}"
-                warnings.warn(text, ShardWarning, stacklevel=3)
+                warnings.warn(
+                    f"{self.path}: it lacks what is {unfinished}", ShardWarning, stacklevel=3
+                )
         else:
             self._index = self._live.index
             self._own = OwnFiles(self.path)
@@ -520,7 +521,7 @@ class ExperimentLoader:
 
 
 class ShardWarning(UserWarning):
-    """Episodes are not read: their shards are gone or have changed, or none is finished yet."""
+    """Episodes are not read: their shards are gone or have changed, or they are unfinished."""
 
 
 def quick_load(path: str | os.PathLike[str], episode_id: int = 0) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from reporting import HOSTILE, NAME, NEURONS, STEPS, column, data_of, record, un
 from shardwriter import DataExporter, ExperimentLoader
 from shardwriter.cli import main
 from shardwriter.errors import EpisodeNotFound, ExperimentNotFound
+from shardwriter.loader import ShardWarning
 from shardwriter.report import drawing, gather, write_report
 
 
@@ -124,7 +125,8 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     directory = record(tmp_path)
     (directory / "shards" / "episode_0000.h5").unlink()
     (directory / "shards" / "episode_0009.h5.part").touch()
-    written = write_report(directory, episodes=[0, 2], expected=range(6))
+    with pytest.warns(ShardWarning, match="unfinished: episodes 9"):
+        written = write_report(directory, episodes=[0, 2], expected=range(6))
     assert written.path == directory / "report.html"
     assert written.problems
     assert written.drawn == (2,)

@@ -3,7 +3,9 @@
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
+from typing import TextIO
 
 from shardwriter import __version__
 from shardwriter.cli import (
@@ -59,7 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.parser.error(_unexpected(others))
     action: Callable[[argparse.Namespace], int] = options.action
     try:
-        code = action(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            code = action(options)
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # `| head` has read enough
@@ -88,6 +92,18 @@ def _text(error: ShardWriterError | OSError) -> str:
         return str(error)
     text = f"{error.filename}: {error.strerror}"
     return f"{text}; check the path" if isinstance(error, _OF_A_PATH) else text
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """As ``warnings.showwarning``, but in one line, without the place in the code."""
+    print(f"shardwriter: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def parser() -> argparse.ArgumentParser:

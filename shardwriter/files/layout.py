@@ -5,6 +5,7 @@ Invariant: no other module spells a file name, a group name or the format's vers
 
 import os
 import re
+from collections.abc import Iterator
 from glob import escape
 from pathlib import Path
 
@@ -320,18 +321,26 @@ def _scratch_of(buffer: Path) -> Path | None:
 
 
 def _matching(directory: Path, pattern: re.Pattern[str]) -> dict[int, Path]:
-    shards = directory / SHARDS
-    if not shards.is_dir():
-        return {}
     found = {}
-    for folder in [shards, *_folders(shards)]:
-        for name in os.listdir(folder):
+    for folder, names in _listings(directory / SHARDS):
+        for name in names:
             match = pattern.fullmatch(name)
             if match:
                 found[int(match[1])] = folder / name
     return dict(sorted(found.items()))
 
 
-def _folders(shards: Path) -> list[Path]:
-    with os.scandir(shards) as entries:
-        return [shards / e.name for e in entries if _FOLDER_NAME.fullmatch(e.name) and e.is_dir()]
+def _listings(shards: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yield the folder of shards, if there is one, and those below it, with the names in each."""
+    try:
+        names = os.listdir(shards)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    yield shards, names
+    for name in names:
+        if len(name) == 2 and _FOLDER_NAME.fullmatch(name):
+            try:
+                inner = os.listdir(shards / name)
+            except NotADirectoryError:
+                continue
+            yield shards / name, inner
