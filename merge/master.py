@@ -39,7 +39,7 @@ from shardwriter.files.layout import (
 from shardwriter.files.publication import publish
 from shardwriter.files.shard_description import describe_tree
 from shardwriter.files.untrusted import entries, opened, read_attributes_of
-from shardwriter.progress import Bar, progress_bar
+from shardwriter.progress import progress_bar
 from shardwriter.system.locks import locked
 
 __all__ = ["merge_experiment", "merge_experiments"]
@@ -132,24 +132,23 @@ class _Merge:
         options = self._options
         kept, new = self._split()
         self._check_gone()
-        bar = progress_bar("merge", "shard", 2 * len(new), shown=options.progress)
-        with bar:
-            workers = options.workers or len(os.sched_getaffinity(0))
+        workers = options.workers or len(os.sched_getaffinity(0))
+        with progress_bar("read", "shard", len(new), shown=options.progress) as bar:
             shards = describe_all([file.path for file in new], workers, bar.update)
-            names = {file.path: file.name for file in new}
-            for shard in shards:
-                check_name(shard)
-            ids = renumbered(shards) if options.renumber else [shard.episode for shard in shards]
-            planned = plan(shards, [names[shard.path] for shard in shards], ids)
-            self._check_collisions(kept, planned.episodes)
-            schemas = {each.episode: each.shard.tables for each in (*kept, *planned.episodes)}
-            if options.expected is not None:
-                check_expected(list(schemas), options.expected)
-            if options.concat:
-                check_descriptors(planned.episodes)
-            report = self._report(planned.episodes, kept, differences(schemas))
-            if not options.dry_run and not self._is_current(report):
-                self._write(kept, planned.episodes, report, bar)
+        names = {file.path: file.name for file in new}
+        for shard in shards:
+            check_name(shard)
+        ids = renumbered(shards) if options.renumber else [shard.episode for shard in shards]
+        planned = plan(shards, [names[shard.path] for shard in shards], ids)
+        self._check_collisions(kept, planned.episodes)
+        schemas = {each.episode: each.shard.tables for each in (*kept, *planned.episodes)}
+        if options.expected is not None:
+            check_expected(list(schemas), options.expected)
+        if options.concat:
+            check_descriptors(planned.episodes)
+        report = self._report(planned.episodes, kept, differences(schemas))
+        if not options.dry_run and not self._is_current(report):
+            self._write(kept, planned.episodes, report)
         return report
 
     def _split(self) -> tuple[list[EpisodePlan], list[SourceFile]]:
@@ -249,7 +248,6 @@ class _Merge:
         kept: Sequence[EpisodePlan],
         new: Sequence[EpisodePlan],
         report: MergeReport,
-        bar: Bar,
     ) -> None:
         target = self._sources.target
         temporary = target.with_name(f".{target.name}.tmp")
@@ -275,7 +273,9 @@ class _Merge:
                     write_concatenated(file, new)
                 self._write_index(file, kept, new)
             groups = {each.name: last.groups[each.name] for each in kept} if amends and last else {}
-            link_episodes(temporary, new, groups, bar.update)
+            shown = self._options.progress
+            with progress_bar("merge", "episode", len(new), shown=shown) as bar:
+                link_episodes(temporary, new, groups, bar.update)
             publish(temporary, target, replace=True)
         except BaseException:
             with suppress(FileNotFoundError):

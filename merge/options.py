@@ -35,9 +35,9 @@ class MergeOptions:
 class MergeReport:
     """What a merge did, or with ``dry_run`` would do.
 
-    ``added``, ``changed`` and ``removed`` are ids against the last master; ``renumbered`` maps
-    ids of the master to the shard and the id there. ``root`` is the directory that holds both the
-    master and its shards.
+    ``added``, ``changed`` (read anew; with ``rebuild``, all) and ``removed`` are ids against the
+    last master; ``renumbered`` maps ids of the master to the shard and the id there. ``root`` is
+    the directory that holds both the master and its shards.
     """
 
     path: Path

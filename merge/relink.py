@@ -4,8 +4,10 @@ Invariant: a master is relinked only to the very shards that it was built from.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from merge.describing import describe_all
 from merge.master import merge_experiments
@@ -55,7 +57,21 @@ def relink(master: Path, directories: Sequence[Path], *, progress: bool = False)
         raise ShardsNotFound(lost, experiments)
     renumber = any(row["episode_id"] != row["shard_episode_id"] for row in rows)
     options = MergeOptions(rebuild=True, renumber=renumber, forget_missing=True, progress=progress)
-    return merge_experiments(experiments, master, options)
+    report = merge_experiments(experiments, master, options)
+    return _against(report, _identities(rows), _identities(read_index(master) or []))
+
+
+def _identities(rows: Sequence[Mapping[str, Any]]) -> dict[int, tuple[str, int]]:
+    return {row["episode_id"]: (row["uuid"], row["shard_episode_id"]) for row in rows}
+
+
+def _against(
+    report: MergeReport, before: Mapping[int, object], now: Mapping[int, object]
+) -> MergeReport:
+    """Return a report that compares episodes, wherever their shards were before."""
+    changed = [i for i in now if i in before and now[i] != before[i]]
+    added, removed = ([i for i in a if i not in b] for a, b in ((now, before), (before, now)))
+    return replace(report, added=tuple(added), changed=tuple(changed), removed=tuple(removed))
 
 
 def _experiment(directory: Path) -> Path:

@@ -106,6 +106,15 @@ def test_many_shards_are_described_in_processes_as_in_this_one(experiment: Path)
 # -- incremental ------------------------------------------------------------------------------
 
 
+def test_progress_counts_each_shard_and_each_episode_once(
+    experiment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    merge_experiments([experiment], None, MergeOptions(rebuild=True, progress=True))
+    text = capsys.readouterr().err
+    assert re.search(r"read: 100%.* 4/4 ", text)
+    assert re.search(r"merge: 100%.* 4/4 ", text)
+
+
 def test_nothing_is_written_when_nothing_changed(experiment: Path) -> None:
     before = (experiment / MASTER).stat()
     report = merge_experiments([experiment])

@@ -1,5 +1,6 @@
 """Packing, unpacking, relinking, and datasets over all episodes."""
 
+import json
 import os
 import resource
 import sys
@@ -269,6 +270,21 @@ def test_a_master_is_relinked_to_its_own_shards(
         assert len(loader.get_network_structure()["connections"]["targets"]) == 20_000
     content = master_content(alone)
     assert {k: v for k, v in content.items() if k.startswith("episodes/")} == expected
+
+
+def test_relinking_tells_what_is_new_and_nothing_else(
+    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = tmp_path / MASTER
+    (experiment / MASTER).rename(alone)
+    command = ["relink", str(alone), "--shards", str(experiment), "--json"]
+    for added in ([], [], [9]):
+        if added:
+            with DataExporter.resume(experiment, progress=False) as exporter:
+                exporter.start_episode(9).end()
+        assert main(command) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (found["added"], found["changed"], found["removed"]) == (added, [], [])
 
 
 def test_a_master_is_not_relinked_to_other_shards(experiment: Path, tmp_path: Path) -> None:

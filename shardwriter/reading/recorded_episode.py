@@ -211,14 +211,20 @@ class RecordedEpisode:
     def get_events(
         self, event_type: str | None = None, start: int | None = None, stop: int | None = None
     ) -> Any:
-        """Return the events of one type as columns, or those of every type by its name."""
+        """Return the events of one type as columns, or those of every type by its name.
+
+        A type that this episode did not log has columns without rows, as another may have some.
+        """
         if event_type is not None:
             return self._table(f"{EVENTS}/{event_type}", start, stop, {})
         types = self._source.event_types()
         return {name: self._table(f"{EVENTS}/{name}", start, stop, {}) for name in types}
 
     def get_static_data(self, name: str | None = None) -> Any:
-        """Return what ``log_static_data`` kept under a name, or all of it by name."""
+        """Return what ``log_static_data`` kept under a name, or all of it by name.
+
+        A name that this episode did not log gives ``{}``.
+        """
         if name is not None:
             return self._source.tree(name)
         names = self._source.names()
