@@ -22,10 +22,11 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.fixture
-def scheduler(tmp_path: Path) -> Iterator[Path]:
+def scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Return the file in which a scheduler says where it is."""
-    (tmp_path / "cluster").mkdir()
     place = tmp_path / "cluster"
+    place.mkdir()
+    monkeypatch.setenv("DASK_TEMPORARY_DIRECTORY", str(place))
     listing = place / "scheduler.json"
     options = ("--host", "127.0.0.1", "--port", 0, "--no-dashboard", "--scheduler-file", listing)
     with living(place, "dask", "scheduler", *options, is_there=listing.exists):
