@@ -100,7 +100,11 @@ def _copy_some(
             except UNCERTAIN:
                 left.append(each)
                 continue
-            copy.write_data(out)  # a full disk is an error
+            try:
+                copy.write_data(out)
+            except Unfamiliar:
+                left.append(each)
+                continue
         read.append((each, structure, copy))
     copies: list[Copied] = []
     encoder = Encoder(out.end)
@@ -110,7 +114,7 @@ def _copy_some(
             if not is_sound:
                 raise Unfamiliar
             address = copy.encode(encoder)
-        except (Unfamiliar, AttributeTooLarge):
+        except (*UNCERTAIN, AttributeTooLarge):
             left.append(each)
             continue
         out.addresses[each.name] = address
@@ -199,7 +203,11 @@ class EpisodeCopy:
 
     def _copy(self, start: int, stop: int, out: Appending) -> None:
         for place in range(start, stop, _BLOCK_BYTES):
-            out.write(self._structure.read(place, min(_BLOCK_BYTES, stop - place)))
+            try:
+                data = self._structure.read(place, min(_BLOCK_BYTES, stop - place))
+            except OSError as error:
+                raise Unfamiliar from error
+            out.write(data)  # a full disk is an error
 
     def encode(self, encoder: Encoder) -> int:
         """Add the group and all below it, once the data are written; return its address."""

@@ -37,6 +37,7 @@ from shardwriter.files.layout import (
     MERGE_LOCK,
 )
 from shardwriter.files.publication import publish
+from shardwriter.files.refusal import named_refusals
 from shardwriter.files.shard_description import describe_tree
 from shardwriter.files.untrusted import entries, opened, read_attributes_of
 from shardwriter.progress import progress_bar
@@ -148,7 +149,8 @@ class _Merge:
             check_descriptors(planned.episodes)
         report = self._report(planned.episodes, kept, differences(schemas))
         if not options.dry_run and not self._is_current(report):
-            self._write(kept, planned.episodes, report)
+            with named_refusals(self._sources.target):
+                self._write(kept, planned.episodes, report)
         return report
 
     def _split(self) -> tuple[list[EpisodePlan], list[SourceFile]]:
@@ -264,7 +266,7 @@ class _Merge:
         try:
             if amends:
                 shutil.copyfile(target, temporary)
-            with open_master(os.fspath(temporary), "r+" if amends else "w") as file:
+            with open_master(temporary, "r+" if amends else "w") as file:
                 writer = MasterWriter(file)
                 if amends:
                     self._remove_outdated(file)

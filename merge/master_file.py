@@ -5,7 +5,7 @@ nothing that is written depends on when or where it is written, but for the attr
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -20,6 +20,7 @@ from shardwriter.files import symbol_table
 from shardwriter.files.encoding import Encoder, encoded
 from shardwriter.files.layout import EPISODES
 from shardwriter.files.lookup3 import lookup3
+from shardwriter.files.refusal import hdf5_to_write
 from shardwriter.files.schema import fill_value
 from shardwriter.files.shard_description import ColumnDescription, StaticNode
 from shardwriter.files.structure import Structure
@@ -44,12 +45,12 @@ _BATCH = 128  # episodes that are encoded side by side
 _SMALL_ATTRIBUTES = 64 * 1024  # what an object header can hold
 
 
-def open_master(path: str, mode: str) -> h5py.File:
+def open_master(path: Path, mode: str) -> AbstractContextManager[h5py.File]:
     """Open a master that is to be written, new or not.
 
     ("v108", "v114") keeps it readable by HDF5 1.10 and later.
     """
-    return h5py.File(path, mode, libver=("v108", "v114"), meta_block_size=1 << 20)
+    return hdf5_to_write(path, mode, libver=("v108", "v114"))
 
 
 class MasterWriter:

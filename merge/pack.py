@@ -7,18 +7,18 @@ has a hidden name until it is complete, and was compared with them.
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-import h5py
 from h5py import h5g, h5o
 
 from merge.checking import decode
 from merge.comparing import Copied, compare
-from merge.describing import describe_all
+from merge.describing import MEND, describe_all
 from merge.episode_copy import copy_episodes
 from merge.master import merge_experiment
 from merge.master_file import MasterWriter, open_master
@@ -26,6 +26,7 @@ from merge.plan import EpisodePlan, MasterPlan, index_of, plan
 from merge.sources import Sources, check_name
 from merge.verify import read_index
 from shardwriter.errors import ConfigError, EpisodesGone, ExperimentNotFound, ShardDamaged
+from shardwriter.files.journal import sync_directory, sync_file
 from shardwriter.files.layout import (
     ATTRIBUTES,
     CHECKPOINTS,
@@ -44,8 +45,9 @@ from shardwriter.files.layout import (
     pack_name,
 )
 from shardwriter.files.publication import publish
+from shardwriter.files.refusal import completed, named_refusals
 from shardwriter.files.shard import create
-from shardwriter.files.shard_description import ShardDescription, describe
+from shardwriter.files.shard_description import ShardDescription
 from shardwriter.files.untrusted import check_tree, entries, opened, read_attributes_of
 from shardwriter.progress import Bar, progress_bar
 from shardwriter.system.locks import locked
@@ -80,7 +82,7 @@ def pack(directory: Path, output: Path, *, deep: bool = False, progress: bool = 
     sources = Sources.of([directory], target)
     planned = _planned(sources, progress)
     temporary = target.with_name(f".{target.name}.tmp")
-    with _removed_unless_done(temporary):
+    with _removed_unless_done(temporary, target):
         copies = _write_pack(temporary, planned.episodes, sources, progress)
         _check(temporary, copies, deep)
         publish(temporary, target)
@@ -120,7 +122,7 @@ def pack_shards(
     sources = Sources.of([directory], target / INDEX)
     episodes = _planned(sources, progress).episodes
     temporary = target.with_name(f".{target.name}.tmp")
-    with _removed_unless_done(temporary):
+    with _removed_unless_done(temporary, target):
         (temporary / SHARDS).mkdir(parents=True)
         _copy_own_files(sources.directories[0], temporary)
         size = max(1, -(-len(episodes) // shards))
@@ -128,7 +130,7 @@ def pack_shards(
             part = episodes[first : first + size]
             path = temporary / SHARDS / pack_name(number)
             _check(path, _write_pack(path, part, None, progress), deep)
-        temporary.rename(target)
+        _publish_directory(temporary, target)
     merge_experiment(target)
     return target
 
@@ -160,17 +162,18 @@ def unpack(source: Path, output: Path, *, deep: bool = False, progress: bool = F
     if not packs or not source.exists():
         raise ExperimentNotFound(source, "a packed file or experiment", "check the path")
     temporary = target.with_name(f".{target.name}.tmp")
-    with _removed_unless_done(temporary):
+    with _removed_unless_done(temporary, target):
         (temporary / SHARDS).mkdir(parents=True)
+        indexes = {path: _own_index(path) for path in packs}
+        total = sum(len(index) or 1 for index in indexes.values())
+        with progress_bar("unpack", "episode", total, shown=progress) as bar:
+            for path, index in indexes.items():
+                _unpack_episodes(path, index, temporary, deep, bar)
         if source.is_dir():
             _copy_own_files(source, temporary)
         else:
             _unpack_own_files(source, temporary)
-        bar = progress_bar("unpack", "episode", shown=progress)
-        with bar:
-            for path in packs:
-                _unpack_episodes(path, temporary, deep, bar)
-        temporary.rename(target)
+        _publish_directory(temporary, target)
     merge_experiment(target)
     return target
 
@@ -185,11 +188,12 @@ def _new(output: Path) -> Path:
 
 
 @contextmanager
-def _removed_unless_done(temporary: Path) -> Iterator[None]:
+def _removed_unless_done(temporary: Path, target: Path) -> Iterator[None]:
     """Clear what an earlier attempt left, and what this one leaves if it fails."""
     _remove(temporary)
     try:
-        yield
+        with named_refusals(target):
+            yield
     finally:
         _remove(temporary)
 
@@ -200,6 +204,14 @@ def _remove(path: Path) -> None:
     else:
         with suppress(FileNotFoundError):
             path.unlink()
+
+
+def _publish_directory(temporary: Path, target: Path) -> None:
+    """Write a whole directory to stable storage, and give it its name."""
+    for path in (*temporary.rglob("*"), temporary):
+        sync_file(path)
+    temporary.rename(target)
+    sync_directory(target.parent)
 
 
 def _planned(sources: Sources, progress: bool) -> MasterPlan:
@@ -231,7 +243,7 @@ def _write_pack(
     path: Path, episodes: Sequence[EpisodePlan], sources: Sources | None, progress: bool
 ) -> list[Copied]:
     """Write episodes with all their data, and the experiment's own files where given."""
-    with open_master(os.fspath(path), "w") as file:
+    with open_master(path, "w") as file:
         writer = MasterWriter(file)
         writer.group(file.id, EPISODES)
         if sources is not None:
@@ -252,7 +264,7 @@ def _write_pack(
     with bar:
         copies, left = copy_episodes(path, episodes, bar.update)
         if left:
-            with open_master(os.fspath(path), "r+") as file:
+            with open_master(path, "r+") as file:
                 for each in left:
                     with opened(each.shard.path) as source:
                         name = os.path.basename(each.group)
@@ -290,11 +302,12 @@ def _check(path: Path, copies: Sequence[Copied], deep: bool) -> None:
 
 
 def _copy_own_files(source: Path, target: Path) -> None:
-    ignore = shutil.ignore_patterns("*.lock", ".*")
-    if (source / EXPERIMENT).is_dir():
-        shutil.copytree(source / EXPERIMENT, target / EXPERIMENT, ignore=ignore)
-    if (source / CONFIG_JSON).is_file():
-        shutil.copy2(source / CONFIG_JSON, target / CONFIG_JSON)
+    own = [path for path in (source / EXPERIMENT).rglob("[!.]*") if path.suffix != ".lock"]
+    for path in (*own, source / CONFIG_JSON):
+        if path.is_file():
+            copy = target / path.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, copy)
 
 
 def _unpack_own_files(path: Path, target: Path) -> None:
@@ -306,37 +319,57 @@ def _unpack_own_files(path: Path, target: Path) -> None:
         attributes = read_attributes_of(path, source)
         for name in ("format", "format_version", "episode_count", "uuid"):
             attributes.pop(name, None)
-        with h5py.File(root / f"{ATTRIBUTES}.h5", "w", libver=("v108", "v114")) as file:
-            MasterWriter(file).attributes(file["/"].id, attributes)
+        _write_own_file(root / f"{ATTRIBUTES}.h5", attributes, {})
         for key in entries(path, source):
             name = os.fsdecode(key)
             if name in (EPISODES, INDEX, MERGE):
                 continue
             group = h5g.open(source, key)
             if name != CHECKPOINTS:
-                _write_own_file(path, root / f"{name}.h5", group)
+                _copy_own_file(path, root / f"{name}.h5", group)
                 continue
             (root / name).mkdir()
             for checkpoint in entries(path, group):
                 own = root / name / f"{os.fsdecode(checkpoint)}.h5"
-                _write_own_file(path, own, h5g.open(group, checkpoint))
+                _copy_own_file(path, own, h5g.open(group, checkpoint))
 
 
-def _write_own_file(path: Path, target: Path, group: h5g.GroupID) -> None:
-    with h5py.File(target, "w", libver=("v108", "v114")) as file:
-        MasterWriter(file).attributes(file["/"].id, read_attributes_of(path, group))
-        for key in entries(path, group):
+def _copy_own_file(path: Path, target: Path, group: h5g.GroupID) -> None:
+    members = dict.fromkeys(entries(path, group), group)
+    _write_own_file(target, read_attributes_of(path, group), members)
+
+
+def _write_own_file(
+    target: Path, attributes: Mapping[str, Any], members: Mapping[bytes, h5g.GroupID]
+) -> None:
+    """Write attributes, and copies of what groups have under these names."""
+    with named_refusals(target), open_master(target, "w") as file:
+        MasterWriter(file).attributes(file["/"].id, attributes)
+        for key, group in members.items():
             h5o.copy(group, key, file.id, key)
 
 
-def _unpack_episodes(path: Path, target: Path, deep: bool, bar: Bar) -> None:
-    index = {row["episode_id"]: row for row in read_index(path) or ()}
+def _own_index(path: Path) -> dict[int, dict[str, Any]]:
+    """Return what a packed file says of its episodes, by id; a shard says nothing."""
+    try:
+        return {row["episode_id"]: row for row in read_index(path) or ()}
+    except ShardDamaged as damage:
+        raise damage.with_advice(MEND) from damage
+
+
+def _unpack_episodes(
+    path: Path, index: Mapping[int, Mapping[str, Any]], target: Path, deep: bool, bar: Bar
+) -> None:
     seen: set[str] = set()
+    shards = describe_all([path], 1)
     with opened(path) as source:
-        for shard in describe(path):
+        for shard in shards:
             paths = EpisodePaths(target, shard.episode)
             paths.make_folder()
-            with create(paths.temporary, shard.episode) as file:
+            with (
+                named_refusals(paths.shard),
+                completed(create(paths.temporary, shard.episode)) as file,
+            ):
                 given = index[shard.episode]["uuid"] if shard.episode in index else shard.uuid
                 if given not in seen:
                     file.attrs["uuid"] = given

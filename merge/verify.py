@@ -81,7 +81,8 @@ class VerifyReport:
             head += f", {self.chunks} chunks of {self.raw_bytes / 1e6:.1f} MB read"
         if self.is_sound:
             return f"{head}: sound"
-        lines = [f"{head}: {len(self.problems)} problems"]
+        count = len(self.problems)
+        lines = [f"{head}: {count} problem{'s' if count > 1 else ''}"]
         return "\n".join([*lines, *(f"  {problem}" for problem in self.problems)])
 
 

@@ -350,6 +350,20 @@ class NoSpace(ShardWriterError):
         return f"{where}: expected room for a buffer of {needed / 1e6:.3g} MB, {reason}; {advice}"
 
 
+class NotWritten(ShardWriterError):
+    """A file could not be written; what was there before is as it was."""
+
+    def __init__(self, path: Path, cause: str) -> None:
+        super().__init__(path, cause)
+
+    def __str__(self) -> str:
+        path, cause = self.args
+        return (
+            f"{path}: expected to write it, got: {cause}; nothing was changed: mend the cause, "
+            "and try again"
+        )
+
+
 class BufferFailed(ShardWriterError):
     """An episode's buffer could not be written; that call logged nothing, what was logged stays."""
 

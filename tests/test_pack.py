@@ -22,6 +22,7 @@ from merge import (
     unpack,
     verify,
 )
+from merge.episode_copy import EpisodeCopy
 from shardwriter import DataExporter, ExperimentLoader
 from shardwriter.cli import main
 from shardwriter.errors import (
@@ -34,6 +35,7 @@ from shardwriter.errors import (
     TooManyShards,
 )
 from shardwriter.files.shard_description import ShardDescription
+from shardwriter.files.structure import Unfamiliar
 from shardwriter.recording.episode import Episode
 from shardwriter.recovery import missing, recover
 
@@ -235,6 +237,99 @@ def test_an_episode_that_is_gone_is_not_left_out(experiment: Path, tmp_path: Pat
     merge_experiments([experiment], None, MergeOptions(forget_missing=True))
     packed = pack(experiment, tmp_path / "all.h5")
     assert verify(packed, expected=[0, 2, 3, 4], workers=1).is_sound
+
+
+def without_one(data: bytes) -> bytes:
+    """Return a packed file whose table of names, which has no checksum, lacks its last entry."""
+    place = data.index(b"SNOD\x01\x00") + 6
+    return data[:place] + bytes([data[place] - 1]) + data[place + 1 :]
+
+
+def with_another_name(data: bytes) -> bytes:
+    return data.replace(b"episode_0003\0", b"episode_0009\0")
+
+
+def with_one_twice(data: bytes) -> bytes:
+    """Return a packed file of which two names lead to one episode."""
+    first = data.index(b"SNOD\x01\x00") + 8
+    address = data[first + 8 : first + 16]
+    return data[: first + 48] + address + data[first + 56 :]
+
+
+@pytest.mark.parametrize("harm", [without_one, with_another_name, with_one_twice])
+def test_an_episode_that_a_packed_file_lost_is_missed(
+    experiment: Path, tmp_path: Path, harm: Callable[[bytes], bytes]
+) -> None:
+    packed = pack(experiment, tmp_path / "all.h5")
+    few = pack_shards(experiment, tmp_path / "few", 1)
+    for path in (packed, few / "shards" / "pack_0000.h5"):
+        path.write_bytes(harm(path.read_bytes()))
+    for act in (
+        lambda: unpack(packed, tmp_path / "back"),
+        lambda: unpack(few, tmp_path / "back"),
+        lambda: pack(few, tmp_path / "again.h5"),
+        lambda: merge_experiments([few], None, MergeOptions(rebuild=True)),
+    ):
+        with pytest.raises(ShardDamaged, match="; put an intact copy in its place"):
+            act()
+    assert not verify(packed, workers=1).is_sound
+    assert not verify(few, workers=1).is_sound
+
+
+@pytest.mark.parametrize("most", [(4, 8), (4, None), (8, 8), (None, 4)])
+def test_chunks_are_copied_to_their_places(
+    experiment: Path, tmp_path: Path, most: tuple[int | None, int | None]
+) -> None:
+    """HDF5 numbers them by the shape that a dataset may grow to."""
+    values = np.arange(16).reshape(4, 4)
+    with h5py.File(shard(experiment, 3), "r+") as file:
+        group = file["episodes/episode_0003"]
+        group.create_dataset("grid", data=values, maxshape=most, chunks=(2, 2))
+    packed = pack(experiment, tmp_path / "all.h5")
+    with h5py.File(packed) as file:
+        np.testing.assert_array_equal(file["episodes/episode_0003/grid"][()], values)
+
+
+@pytest.mark.parametrize(
+    ("method", "error"), [("_element", OverflowError), ("write_data", Unfamiliar)]
+)
+def test_what_cannot_be_copied_as_bytes_is_copied_by_hdf5(
+    experiment: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    error: type[Exception],
+) -> None:
+    def fails(*given: object) -> None:
+        raise error
+
+    monkeypatch.setattr(EpisodeCopy, method, fails)
+    packed = pack(experiment, tmp_path / "all.h5")
+    content = master_content(packed)
+    expected = shards_content(experiment)
+    assert {k: v for k, v in content.items() if k.startswith("episodes/")} == expected
+
+
+def test_a_directory_is_on_stable_storage_before_it_has_its_name(
+    experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    few = tmp_path / "few"
+
+    def sync(path: Path) -> None:
+        assert not few.exists()
+        synced.append(path.name)
+
+    monkeypatch.setattr(sys.modules["merge.pack"], "sync_file", sync)
+    pack_shards(experiment, few, 2)
+    assert {"pack_0000.h5", "pack_0001.h5", "shards", "experiment", ".few.tmp"} <= set(synced)
+
+
+def test_a_packed_file_that_is_cut_short_says_what_to_do(experiment: Path, tmp_path: Path) -> None:
+    packed = pack(experiment, tmp_path / "all.h5")
+    packed.write_bytes(packed.read_bytes()[:-1000])
+    with pytest.raises(ShardDamaged, match="put an intact copy in its place"):
+        unpack(packed, tmp_path / "back")
 
 
 def test_a_shard_that_changes_meanwhile_is_named(

@@ -26,6 +26,8 @@ def chunks_of(structure: Structure, dataset: StoredDataset, count: int) -> list[
         raise Unfamiliar
     if dataset.address < 0:
         return [None] * count
+    if dataset.grows:  # HDF5 then numbers chunks otherwise
+        raise Unfamiliar
     kind = dataset.index[1]
     size = dataset.chunk_bytes
     if kind == _SINGLE and count == 1:

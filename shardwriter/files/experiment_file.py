@@ -24,6 +24,7 @@ from shardwriter.files.layout import (
     temporary_files,
     temporary_path,
 )
+from shardwriter.files.refusal import hdf5_to_write, named_refusals
 from shardwriter.files.tree import TreeError, flatten
 from shardwriter.system.process import Identity
 
@@ -109,10 +110,11 @@ class ExperimentFiles:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_path(path, Identity.own().label)
         try:
-            with h5py.File(temporary, "w", libver=("v108", "v114")) as file:
-                write_attributes(file, attributes)
-                write_tree(file, leaves)
-            temporary.replace(path)
+            with named_refusals(path):
+                with hdf5_to_write(temporary, "w", libver=("v108", "v114")) as file:
+                    write_attributes(file, attributes)
+                    write_tree(file, leaves)
+                temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise

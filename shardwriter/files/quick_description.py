@@ -21,6 +21,7 @@ from shardwriter.files.shard_description import (
     ShardDescription,
     StaticNode,
     TableDescription,
+    check_count,
     check_format,
     check_required,
     describe,
@@ -80,6 +81,7 @@ class _File:
         groups = structure.links(episodes)
         if len(groups) > 10 * MOST_NODES:
             raise Unfamiliar
+        check_count(self._path, len(groups), attributes)
         return [
             self._episode(name, structure.messages(address), uuid)
             for name, address in groups.items()

@@ -16,7 +16,15 @@ import numpy as np
 from h5py import h5a, h5d, h5g
 
 from shardwriter.errors import FormatError, ShardDamaged
-from shardwriter.files.layout import EPISODES, EVENTS, FORMAT, FORMAT_VERSION, TABLES, TIMESTEPS
+from shardwriter.files.layout import (
+    EPISODES,
+    EVENTS,
+    FORMAT,
+    FORMAT_VERSION,
+    TABLES,
+    TIMESTEPS,
+    episode_group,
+)
 from shardwriter.files.schema import readable_version
 from shardwriter.files.untrusted import (
     DEEPEST,
@@ -36,6 +44,7 @@ __all__ = [
     "ShardDescription",
     "StaticNode",
     "TableDescription",
+    "check_count",
     "check_format",
     "check_required",
     "describe",
@@ -135,8 +144,10 @@ def describe(path: Path) -> list[ShardDescription]:
         if EPISODES.encode() not in entries(path, root):
             raise ShardDamaged(path, EPISODES, "expected a shard, which has such a group")
         episodes = _group(path, root, EPISODES.encode())
+        names = entries(path, episodes, 10 * MOST_NODES)
+        check_count(path, len(names), attributes)
         found = []
-        for name in entries(path, episodes, 10 * MOST_NODES):
+        for name in names:
             group = _group(path, episodes, name)
             values = read_attributes_of(path, group)
             check_required(path, name, values)
@@ -166,6 +177,19 @@ def check_format(path: Path, attributes: Mapping[str, Any]) -> None:
         raise FormatError(path, f"{expected}, which this release reads", got)
 
 
+def check_count(path: Path, count: int, attributes: Mapping[str, Any]) -> None:
+    """Make sure that a file has all its episodes, as the names of them have no checksum.
+
+    Raises
+    ------
+    ShardDamaged
+        There are more or fewer than its attributes say, or than the one of a shard.
+    """
+    expected = int(attributes.get("episode_count", 1))
+    if count != expected:
+        raise ShardDamaged(path, EPISODES, f"expected {expected} in it, got {count}")
+
+
 def check_required(path: Path, name: bytes, values: Mapping[str, Any]) -> None:
     """Make sure that an episode has the attributes that an index is made of.
 
@@ -174,16 +198,18 @@ def check_required(path: Path, name: bytes, values: Mapping[str, Any]) -> None:
     ShardDamaged
         One is not there, or is not what it should be.
     """
+    place = f"{EPISODES}/{os.fsdecode(name)}"
     lacking = [key for key in _REQUIRED if key not in values]
     if lacking:
-        place = f"{EPISODES}/{os.fsdecode(name)}"
         raise ShardDamaged(path, place, f"expected attributes {', '.join(lacking)}; got none")
-    place = f"{EPISODES}/{os.fsdecode(name)}"
     for key, (low, high) in _INTEGERS.items():
         if not low <= int(values.get(key, 0)) < high:
             raise ShardDamaged(
                 path, f"{place}@{key}", f"expected an id or count, got {values[key]}"
             )
+    if place != episode_group(int(values["episode_id"])):
+        problem = f"expected the id in its name, got {values['episode_id']}"
+        raise ShardDamaged(path, f"{place}@episode_id", problem)
     float(values.get("total_reward", 0.0))
     for key in ("start_time", "end_time"):
         try:

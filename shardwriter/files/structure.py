@@ -73,6 +73,7 @@ class StoredDataset:
     ``dtype`` is None for text of variable length. ``chunk`` is the chunk's shape, () where the
     dataset has none; ``filters`` are the filters' numbers in order, ``index`` the kind of the
     chunk index with its parameters, ``address`` where that, or the data, is (-1: nowhere).
+    ``grows`` tells whether it may do so along another axis than the first.
     """
 
     shape: tuple[int, ...]
@@ -81,6 +82,7 @@ class StoredDataset:
     filters: tuple[int, ...]
     index: bytes
     address: int
+    grows: bool
 
     @property
     def nbytes(self) -> int:
@@ -375,7 +377,8 @@ class Structure:
         if chunk and (0 in chunk or len(chunk) != len(shape)):
             raise Unfamiliar
         where = -1 if address == _UNDEFINED else int.from_bytes(address, "little")
-        return StoredDataset(shape, dtype, chunk, filters, index, where)
+        grows = _most(of[_DATASPACE])[1:] != shape[1:]
+        return StoredDataset(shape, dtype, chunk, filters, index, where, grows)
 
 
 _Form: TypeAlias = "tuple[str, np.dtype[Any] | None, tuple[int, ...], int]"
@@ -420,6 +423,14 @@ def _shape(message: bytes) -> tuple[int, ...]:
     if len(message) < start + 8 * rank:
         raise Unfamiliar
     return struct.unpack_from(f"<{rank}Q", message, start)
+
+
+@lru_cache(maxsize=1024)
+def _most(message: bytes) -> tuple[int, ...]:
+    """Return the shape that a dataset may grow to, of a dataspace message that ``_shape`` read."""
+    shape = _shape(message)
+    start = (8 if message[0] == 1 else 4) + 8 * len(shape)
+    return struct.unpack_from(f"<{len(shape)}Q", message, start) if message[2] & 1 else shape
 
 
 @lru_cache(maxsize=1024)

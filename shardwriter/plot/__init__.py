@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from shardwriter.errors import ConfigError
+from shardwriter.files.refusal import named_refusals
 from shardwriter.loader import ExperimentLoader
 from shardwriter.plot.overview import draw_overview
 from shardwriter.plot.panels import draw
@@ -104,6 +105,6 @@ def _check_suffix(output: Path) -> None:
 
 
 def _saved(output: Path, drawing: Callable[[Any], Any], what: Any) -> Path:
-    with require_matplotlib().rc_context(STYLE):
+    with require_matplotlib().rc_context(STYLE), named_refusals(output):
         drawing(what).savefig(output, dpi=150)
     return output

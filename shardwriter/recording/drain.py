@@ -5,13 +5,13 @@ Invariant: a slot is free only once its rows are flushed into the part.
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Protocol, TypeVar, cast
 
 from shardwriter.errors import WriterFailed
 from shardwriter.files.layout import EpisodePaths
+from shardwriter.files.refusal import described
 from shardwriter.files.shard import Codecs
 from shardwriter.recording.writer import EpisodeWriter, Sealed, finished
 from shardwriter.system.process import uninterrupted
@@ -113,8 +113,7 @@ class LocalDrain:
         """Drop a writer that was cut short; the next one goes on from buffer and part."""
         writer, self._writer = self._writer, None
         if writer is not None:
-            with suppress(OSError, RuntimeError):
-                writer.close()
+            writer.close()
 
     def _do(self, action: Callable[[EpisodeWriter], T]) -> T:
         try:
@@ -126,5 +125,4 @@ class LocalDrain:
             self._discard_writer()
             if not isinstance(error, Exception):
                 raise
-            text = " ".join(str(error).split())  # HDF5 writes a newline after the time
-            raise WriterFailed(self._paths.episode, self._paths.shard, text) from error
+            raise WriterFailed(self._paths.episode, self._paths.shard, described(error)) from error

@@ -23,6 +23,7 @@ from shardwriter.files.groups import write_attributes
 from shardwriter.files.journal import replay, sync_directory, sync_file
 from shardwriter.files.layout import REWARDS, SPIKES, EpisodePaths
 from shardwriter.files.publication import publish
+from shardwriter.files.refusal import abandon, abandoned_on_failure, completed
 from shardwriter.files.salvage import check_opens, is_sealed, part_tables, salvage, set_aside
 from shardwriter.files.shard import Codecs, Encoded, Shard, amended, append_to, create
 from shardwriter.files.shard_description import describe
@@ -261,7 +262,7 @@ class EpisodeWriter:
         """Let go of the files as they are; another writer may go on."""
         self._buffer.unlock()
         if self._shard is not None:
-            self._shard.file.close()
+            abandon(self._shard.file)
             self._shard = None
 
     # -- reading the buffer ---------------------------------------------------------------
@@ -370,9 +371,9 @@ class EpisodeWriter:
             whole.write(path, self._static, self._attributes())
         except Unsuitable:
             shard = self._create()
-            self._add_whole(shard, rows)
-            self._describe(shard)
-            shard.file.close()
+            with completed(shard.file):
+                self._add_whole(shard, rows)
+                self._describe(shard)
         return path
 
     def _add_whole(self, shard: Shard | WholeShard, rows: Mapping[str, int]) -> None:
@@ -427,6 +428,16 @@ class EpisodeWriter:
             self._is_sealed = True
             return
         shard = self._create()
+        with abandoned_on_failure(shard.file):
+            self._copy_part(shard, readable=readable)
+            if self._damage:
+                set_aside(paths.part, paths.damaged)
+            self._publish_part(shard)
+        self._shard = shard
+
+    def _copy_part(self, shard: Shard, *, readable: bool) -> None:
+        """Write what is sound of the part, and what only the buffer holds, into a new file."""
+        paths = self._paths
         for name, slots in self._tables.items():
             if readable:
                 kept = salvage(paths.part, shard, slots.table)
@@ -443,10 +454,6 @@ class EpisodeWriter:
                     salvage(paths.part, shard, table, whole=False)
                     self._part_only[table.name] = shard.rows()[table.name]
         reached("rows salvaged")
-        if self._damage:
-            set_aside(paths.part, paths.damaged)
-        self._publish_part(shard)
-        self._shard = shard
 
     def _is_readable(self) -> bool:
         """Bring the part up to date with its journal and tell whether it can be read at all."""

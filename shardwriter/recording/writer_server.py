@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from shardwriter.files.layout import EpisodePaths
+from shardwriter.files.refusal import described
 from shardwriter.files.shard import Codecs, Encoded
 from shardwriter.recording.writer import EpisodeWriter, finished
 from shardwriter.system.instants import reached
@@ -79,12 +80,10 @@ class _Server:
             self._handle(*message)
         except Exception as error:  # noqa: BLE001  (it costs this episode, not the others)
             writer = self._writers.pop(episode, None)
-            text = " ".join(str(error).split())  # HDF5 writes a newline after the time
-            self._tell(("failed", episode, f"{type(error).__name__}: {text}"))
+            self._tell(("failed", episode, described(error)))
             if writer is not None:
                 writer.buffer.alarm[0] = 1
-                with suppress(OSError, RuntimeError):
-                    writer.close()
+                writer.close()
 
     def _handle(self, kind: str, *rest: Any) -> None:
         if kind == "open":

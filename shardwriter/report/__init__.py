@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from shardwriter.files.refusal import named_refusals
 from shardwriter.report.gather import gathered
 from shardwriter.report.render import page
 
@@ -84,7 +85,8 @@ def write_report(
     if output is None:
         output = (directory if directory.is_dir() else directory.parent) / "report.html"
     content = page(data).encode()
-    output.write_bytes(content)
+    with named_refusals(output):
+        output.write_bytes(content)
     found = data["health"]["verified"]
     return Report(
         path=output,
