@@ -302,9 +302,9 @@ def _check(path: Path, copies: Sequence[Copied], deep: bool) -> None:
 
 
 def _copy_own_files(source: Path, target: Path) -> None:
-    own = [path for path in (source / EXPERIMENT).rglob("[!.]*") if path.suffix != ".lock"]
+    own = (source / EXPERIMENT).rglob("[!.]*")
     for path in (*own, source / CONFIG_JSON):
-        if path.is_file():
+        if path.is_file() and path.suffix not in (".lock", ".run"):
             copy = target / path.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(path, copy)

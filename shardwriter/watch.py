@@ -5,15 +5,16 @@ and a file that vanishes meanwhile is an episode that has ended.
 """
 
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 
-from shardwriter.errors import BufferDamaged, ranges
+from shardwriter.errors import BufferDamaged
 from shardwriter.files.buffer import Buffer, TableSlots
 from shardwriter.files.layout import (
     EVENTS,
@@ -25,11 +26,11 @@ from shardwriter.files.layout import (
     unfinished_buffers,
     unfinished_episodes,
 )
+from shardwriter.files.run_note import RunNote, read_notes
 from shardwriter.recovery.abandoned import owner
+from shardwriter.system.process import Identity
 
-__all__ = ["RunningEpisode", "Snapshot", "Watcher", "is_over", "snapshot_text"]
-
-_RUNNING_SHOWN = 8
+__all__ = ["Run", "RunningEpisode", "Snapshot", "Watcher"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,28 +51,80 @@ class RunningEpisode:
     slots: int
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A process that runs episodes with ``run_episodes``; ``state`` as that of an episode."""
+
+    host: str
+    pid: int
+    state: str
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Snapshot:
-    """An experiment at one instant; rates are None in the first one."""
+    """An experiment at one instant.
+
+    Attributes
+    ----------
+    finished
+        Episodes that have a shard, by status.
+    running
+        Those that have none yet.
+    runs
+        The processes that run episodes, and those that died while they did.
+    expected
+        How many episodes there will be; None where nobody knows.
+    rows, raw_bytes
+        What is recorded.
+    rows_per_s, bytes_per_s
+        Since the last snapshot; None in the first one.
+    eta_s
+        Seconds to the end, at the pace of the runs that go on; None where that is not known.
+    is_merged
+        The master holds every finished episode.
+    is_over
+        All that was expected is done, or all there is has been merged and nobody records more.
+    """
 
     directory: Path
     finished: Mapping[str, int]
     running: tuple[RunningEpisode, ...]
+    runs: tuple[Run, ...]
     expected: int | None
     rows: int
     raw_bytes: int
-    rows_per_s: float | None = None
-    bytes_per_s: float | None = None
-    eta_s: float | None = None
+    rows_per_s: float | None
+    bytes_per_s: float | None
+    eta_s: float | None
+    is_merged: bool
+    is_over: bool
 
     @property
     def done(self) -> int:
         """Episodes that have a shard, whatever their status."""
         return sum(self.finished.values())
 
+    @property
+    def is_recorded(self) -> bool:
+        """Whether somebody records; there may be where that cannot be told."""
+        return _are_alive(self.runs, self.running)
+
+    @property
+    def left(self) -> int | None:
+        """Episodes that are to come to their end; None where nobody knows."""
+        return None if self.expected is None else max(0, self.expected - self.done)
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields by name."""
         return {**asdict(self), "directory": str(self.directory), "finished": dict(self.finished)}
+
+
+class _Shard(NamedTuple):
+    size: int
+    mtime_ns: int
+    status: str
+    rows: int
+    raw_bytes: int
 
 
 class Watcher:
@@ -82,7 +135,8 @@ class Watcher:
     directory
         The experiment's directory.
     expected
-        How many episodes it will have; None where that is not known.
+        How many episodes it will have; None for those that the processes which run them have
+        left word of.
 
     Raises
     ------
@@ -94,52 +148,113 @@ class Watcher:
         check_experiment(directory)
         self._directory = directory
         self._expected = expected
-        self._shards: dict[int, tuple[str, int, int]] = {}  # status, rows, bytes: they never change
-        self._first: tuple[float, int] | None = None  # when, and episodes done then
+        self._notes: dict[Path, RunNote] = {}
+        self._planned: set[int] = set()  # also of runs that have ended meanwhile
+        self._shards: dict[int, _Shard] = {}
+        self._begin = time.time()
         self._last: tuple[float, int, int] | None = None
 
     def snapshot(self) -> Snapshot:
         """Look at the experiment now; rates are those since the last look."""
         now = time.monotonic()
+        runs = self._look_at_runs()
         running = [found for path in unfinished_buffers(self._directory) if (found := _seen(path))]
-        finished: dict[str, int] = {}
-        unfinished = {episode.episode for episode in running}
+        self._look_at_shards(unfinished={episode.episode for episode in running})
+        shards = self._shards.values()
+        rows = sum(each.rows for each in shards) + sum(each.rows for each in running)
+        raw = sum(each.raw_bytes for each in shards) + sum(each.raw_bytes for each in running)
+        before, self._last = self._last, (now, rows, raw)
+        seconds = now - before[0] if before else 0.0
+        expected = self._known_number(running)
+        is_merged = self._is_merged()
+        return Snapshot(
+            directory=self._directory,
+            finished=dict(sorted(Counter(each.status for each in shards).items())),
+            running=tuple(running),
+            runs=runs,
+            expected=expected,
+            rows=rows,
+            raw_bytes=raw,
+            rows_per_s=max(0, rows - before[1]) / seconds if before and seconds else None,
+            bytes_per_s=max(0, raw - before[2]) / seconds if before and seconds else None,
+            eta_s=self._eta_s(expected, runs, running),
+            is_merged=is_merged,
+            is_over=self._is_over(is_merged, runs),
+        )
+
+    def _look_at_runs(self) -> tuple[Run, ...]:
+        known, self._notes = self._notes, read_notes(self._directory, self._notes)
+        for path in self._notes.keys() - known:
+            self._planned.update(*self._notes[path].episodes or ())
+        owners = dict.fromkeys(note.owner for note in self._notes.values())
+        return tuple(Run(each.host, each.pid, _state(each)) for each in owners)
+
+    def _look_at_shards(self, unfinished: set[int]) -> None:
+        known, self._shards = self._shards, {}
         for episode, path in listed_episodes(self._directory).items():
             if episode in unfinished:
                 continue  # published this instant, its buffer not yet removed
-            if episode not in self._shards:
-                self._shards[episode] = _finished(path, episode)
-            status = self._shards[episode][0]
-            finished[status] = finished.get(status, 0) + 1
-        alive = [e for e in self._shards if e not in unfinished]
-        rows = sum(self._shards[e][1] for e in alive) + sum(e.rows for e in running)
-        raw = sum(self._shards[e][2] for e in alive) + sum(e.raw_bytes for e in running)
-        seconds = now - self._last[0] if self._last else 0.0
-        before = self._last or (now, rows, raw)
-        self._last = (now, rows, raw)
-        return Snapshot(
-            directory=self._directory,
-            finished=dict(sorted(finished.items())),
-            running=tuple(running),
-            expected=self._expected,
-            rows=rows,
-            raw_bytes=raw,
-            rows_per_s=max(0, rows - before[1]) / seconds if seconds else None,
-            bytes_per_s=max(0, raw - before[2]) / seconds if seconds else None,
-            eta_s=self._eta_s(now, sum(finished.values())),
-        )
+            shard = known.get(episode)
+            if shard is None or shard.status != "completed":  # else it is never run again
+                shard = _finished(path, episode, shard)
+            if shard is not None:
+                self._shards[episode] = shard
 
-    def _eta_s(self, now: float, done: int) -> float | None:
-        """Return the seconds to the end at the pace of the episodes that ended while watching."""
-        if self._first is None:
-            self._first = (now, done)
-        begin, done_then = self._first
-        if self._expected is None:
+    def _known_number(self, running: Iterable[RunningEpisode]) -> int | None:
+        if self._expected is not None or not self._planned:
+            return self._expected
+        if any(note.episodes is None for note in self._living()):
             return None
-        left = max(0, self._expected - done)
-        if left == 0:
-            return 0.0
-        return left * (now - begin) / (done - done_then) if done > done_then else None
+        return len(self._planned.union(self._shards, (each.episode for each in running)))
+
+    def _eta_s(
+        self, expected: int | None, runs: Iterable[Run], running: Sequence[RunningEpisode]
+    ) -> float | None:
+        """Return the seconds to the end, at the pace since the first of the living runs began.
+
+        An episode that runs will have as many rows as those that ended have on average.
+        """
+        if expected is None or expected <= len(self._shards):
+            return None if expected is None else 0.0
+        if not _are_alive(runs, running):
+            return None
+        begin = min([self._begin, *(note.since for note in self._living())])
+        # One more for each, so that episodes without rows count.
+        ended = [each.rows + 1 for each in self._shards.values() if each.mtime_ns >= 1e9 * begin]
+        if not ended:
+            return None
+        mean = sum(ended) / len(ended)
+        begun = sum(min(each.rows, mean) for each in running)
+        seconds_a_row = max(0.0, time.time() - begin) / (sum(ended) + begun)
+        return max(0.0, (expected - len(self._shards)) * mean - begun) * seconds_a_row
+
+    def _living(self) -> list[RunNote]:
+        return [note for note in self._notes.values() if note.owner.state != "dead"]
+
+    def _is_merged(self) -> bool:
+        try:
+            merged = (self._directory / MASTER).stat().st_mtime_ns
+        except FileNotFoundError:
+            return False
+        return all(each.mtime_ns <= merged for each in self._shards.values())
+
+    def _is_over(self, is_merged: bool, runs: tuple[Run, ...]) -> bool:
+        if unfinished_episodes(self._directory):
+            return False
+        if self._expected is not None:
+            return len(self._shards) >= self._expected
+        return is_merged and all(run.state == "dead" for run in runs)
+
+
+def _are_alive(runs: Iterable[Run], running: Iterable[RunningEpisode]) -> bool:
+    states = [*(each.state for each in runs), *(each.state for each in running)]
+    return any(state != "dead" for state in states)
+
+
+def _state(process: Identity | None) -> str:
+    """Return the state of an episode or a run by its process."""
+    state = process.state if process else "unknown"
+    return {"alive": "running", "dead": "dead"}.get(state, "elsewhere")
 
 
 def _seen(path: Path) -> RunningEpisode | None:
@@ -152,10 +267,9 @@ def _seen(path: Path) -> RunningEpisode | None:
         process = owner(path)
     except (FileNotFoundError, BufferDamaged):
         return None
-    state = process.state if process else "unknown"
     return RunningEpisode(
         episode=int(path.name.removeprefix("episode_").removesuffix(".buffer")),
-        state={"alive": "running", "dead": "dead"}.get(state, "elsewhere"),
+        state=_state(process),
         steps=buffer.steps[0],
         rows=sum(each.rows for each in tables.values()),
         raw_bytes=sum(each.rows * _row_bytes(each) for each in tables.values()),
@@ -172,8 +286,17 @@ def _fill(slots: TableSlots) -> float:
     return slots.rows % slots.table.rows_per_chunk / slots.table.rows_per_chunk
 
 
-def _finished(path: Path, episode: int) -> tuple[str, int, int]:
-    """Return status, rows and raw bytes of a shard; of one that cannot be read, that."""
+def _finished(path: Path, episode: int, known: _Shard | None) -> _Shard | None:
+    """Return what a shard holds, as known before where it is the same file; None where it is gone.
+
+    Of one that cannot be read, the status says so.
+    """
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    if known is not None and (known.size, known.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
+        return known
     try:
         with h5py.File(path, locking=False) as file:
             group = file[episode_group(episode)]
@@ -183,69 +306,7 @@ def _finished(path: Path, episode: int) -> tuple[str, int, int]:
             rows = sum(len(table["timesteps"]) for table in tables)
             status = group.attrs["status"]
             text = status.decode() if isinstance(status, bytes | np.bytes_) else str(status)
-            return text, rows, sum(int(column.nbytes) for column in columns)
+            content = (text, rows, sum(int(column.nbytes) for column in columns))
     except (OSError, KeyError, TypeError, AttributeError):
-        return "unreadable", 0, 0
-
-
-def snapshot_text(snapshot: Snapshot) -> str:
-    """Write a snapshot as lines for people."""
-    s = snapshot
-    done = f"{s.done:,}" + (f" of {s.expected:,}" if s.expected is not None else "") + " done"
-    if s.finished:
-        done += f" ({', '.join(f'{count:,} {status}' for status, count in s.finished.items())})"
-    for state in ("running", "dead", "elsewhere"):
-        count = sum(e.state == state for e in s.running)
-        done += f", {count:,} {state}" if count else ""
-    lines = [
-        str(s.directory),
-        f"  episodes  {done}",
-        f"  data      {s.rows:,} rows, {s.raw_bytes / 1e6:,.1f} MB raw",
-    ]
-    if s.rows_per_s is not None and s.bytes_per_s is not None:
-        lines.append(f"  rate      {s.rows_per_s:,.0f} rows/s, {s.bytes_per_s / 1e6:,.1f} MB/s")
-    if s.expected is not None:
-        lines.append(f"  left      {'?' if s.eta_s is None else _duration(s.eta_s)}")
-    shown = s.running[:_RUNNING_SHOWN]
-    if shown:
-        lines.append("")
-        lines.append(f"  {'episode':>8} {'state':<9} {'steps':>11} {'rows':>13}  newest slot")
-        lines += [
-            f"  {e.episode:>8} {e.state:<9} {e.steps:>11,} {e.rows:>13,}  {_bar(e.fill)}"
-            for e in shown
-        ]
-        if len(s.running) > len(shown):
-            lines.append(f"  … and {len(s.running) - len(shown):,} more")
-    dead = [e.episode for e in s.running if e.state == "dead"]
-    if dead:
-        mend = f"shardwriter recover {s.directory}"
-        lines.append(f"  episodes {ranges(dead)}: their process died; when all is over: `{mend}`")
-    return "\n".join(lines)
-
-
-def is_over(directory: Path, snapshot: Snapshot) -> bool:
-    """Tell whether all is recorded: nothing is unfinished, and no episode is to come.
-
-    That is known once as many as were expected are done, or the master holds all there are.
-    """
-    if unfinished_episodes(directory):
-        return False
-    if snapshot.expected is not None:
-        return snapshot.done >= snapshot.expected
-    try:
-        merged = (directory / MASTER).stat().st_mtime_ns
-        shards = listed_episodes(directory).values()
-        return all(path.stat().st_mtime_ns <= merged for path in shards)
-    except FileNotFoundError:
-        return False
-
-
-def _bar(fill: float) -> str:
-    full = round(10 * fill)
-    return "█" * full + "░" * (10 - full) + f" {fill:4.0%}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+        content = ("unreadable", 0, 0)
+    return _Shard(stat.st_size, stat.st_mtime_ns, *content)

@@ -172,6 +172,7 @@ def _recorded(options: argparse.Namespace) -> "tuple[Path, list[EpisodeResult]]"
     """Run the episodes; return where they are, and the results."""
     from shardwriter.cli.rollout import bound_rollout, named_rollout, read_settings
     from shardwriter.engines.named import named_engine
+    from shardwriter.files.run_note import note_run
     from shardwriter.joining import saved_config
 
     settings = None if options.config is None else read_settings(options.config)
@@ -185,7 +186,10 @@ def _recorded(options: argparse.Namespace) -> "tuple[Path, list[EpisodeResult]]"
         )
         exporter = _opened(options, settings)
         try:
-            with exporter, _closing(exporter, merge=options.shard_of is None), engine.pop_all():
+            # The whole, of which `run_episodes` may know a share only.
+            whole = note_run(exporter.output_dir, ids)
+            merges = options.shard_of is None
+            with exporter, _closing(exporter, merge=merges), engine.pop_all(), whole:
                 config = saved_config(exporter.output_dir) or {}
                 results = exporter.run_episodes(
                     bound_rollout(options.rollout, rollout, config),

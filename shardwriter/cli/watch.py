@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 import sys
 import time
 
@@ -27,11 +28,13 @@ def add_to(commands: Subparsers, common: Parser) -> None:
         "watch",
         "follow a running experiment",
         "Follow a running experiment, without disturbing it: episodes done, running and failed, "
-        "rows and MB per second, and how full the slots are. It ends with Ctrl-C, when all "
-        "expected episodes are done, or when all there are have been merged. --json prints one "
-        "line of JSON for each look.",
+        "rows and MB per second, what is left and how long it takes, and how full the slots are. "
+        "How many episodes there will be is known from the run_episodes, or shardwriter run, that "
+        "records them; --expected says otherwise. It ends with Ctrl-C, when as many as --expected "
+        "says are done, or when all there are have been merged and nobody records more. --json "
+        "prints one line of JSON for each look.",
         """
-shardwriter watch experiments/maze_20250601_120000 --expected 100
+shardwriter watch experiments/maze_20250601_120000
 shardwriter watch experiments/maze_20250601_120000 --once --json
 """,
     )
@@ -60,7 +63,8 @@ def _seconds(text: str) -> float:
 
 
 def _watch(options: argparse.Namespace) -> int:
-    from shardwriter.watch import Watcher, is_over, snapshot_text
+    from shardwriter.watch import Watcher
+    from shardwriter.watch_text import snapshot_text
 
     expected = None if options.expected is None else len(options.expected)
     watcher = Watcher(options.directory, expected)
@@ -69,12 +73,22 @@ def _watch(options: argparse.Namespace) -> int:
         time.sleep(min(options.interval, 1.0))
         snapshot = watcher.snapshot()
     in_place = sys.stdout.isatty() and not options.json
-    height = 0
+    before = ""
     while True:
         text = json.dumps(snapshot.to_json()) if options.json else snapshot_text(snapshot)
-        print(_UP_AND_CLEAR.format(height) + text if in_place and height else text, flush=True)
-        height = text.count("\n") + 1
-        if options.once or is_over(options.directory, snapshot):
+        if before and in_place:
+            print(_UP_AND_CLEAR.format(_height(before)), end="")
+        elif before and not options.json:
+            print()
+        print(text, flush=True)
+        before = text
+        if options.once or snapshot.is_over:
             return 0
         time.sleep(options.interval)
         snapshot = watcher.snapshot()
+
+
+def _height(text: str) -> int:
+    """Return how many lines of the terminal a text takes, long ones being wrapped."""
+    columns = shutil.get_terminal_size().columns
+    return sum(max(1, -(-len(line) // columns)) for line in text.splitlines())

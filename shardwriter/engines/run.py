@@ -15,6 +15,7 @@ from shardwriter.engines.local import LocalEngine
 from shardwriter.engines.result import EpisodeResult, Report
 from shardwriter.engines.task import sweep_setups
 from shardwriter.errors import ConfigError, EpisodesFailed
+from shardwriter.files.run_note import note_run
 from shardwriter.progress import Bar, progress_bar
 from shardwriter.recording.episode import Episode
 from shardwriter.recording.recorder import Recorder, checked_id
@@ -55,7 +56,11 @@ def run_episodes(
     sweep_setups(recorder.output_dir)
     attempts = Attempts(recorder.output_dir, retries, skips_good=skip_existing)
     results = _Results(attempts, episodes, on_result)
-    with results.bar(shows_progress), _engine(recorder, rollout, executor, n_workers) as engine:
+    with (
+        note_run(recorder.output_dir, results.planned),
+        results.bar(shows_progress),
+        _engine(recorder, rollout, executor, n_workers) as engine,
+    ):
         engine.run(results.to_run(), results.report)
         while attempts.has_more:
             engine.run(attempts.more(), results.report)
@@ -95,7 +100,10 @@ def _check_int(option: str, value: object, low: int) -> None:
 
 
 class _Results:
-    """One result for each id, and the progress bar that shows their number."""
+    """One result for each id, and the progress bar that shows their number.
+
+    ``planned`` are the ids, where they are known beforehand.
+    """
 
     def __init__(
         self, attempts: Attempts, episodes: Iterable[int], on_result: Report | None
@@ -109,11 +117,12 @@ class _Results:
         # Checked before anything runs, where that can be.
         ids = _each_once(episodes, self._order)
         self._given = iter(list(ids)) if isinstance(episodes, Sized) else ids
-        self._total = len(self._order) if isinstance(episodes, Sized) else None
+        self.planned = self._order if isinstance(episodes, Sized) else None
 
     def bar(self, shows_progress: bool) -> Bar:
         """Return the progress bar, which is closed on leaving its block."""
-        self._bar = progress_bar("episodes", "episode", self._total, shown=shows_progress)
+        total = None if self.planned is None else len(self.planned)
+        self._bar = progress_bar("episodes", "episode", total, shown=shows_progress)
         return self._bar
 
     def to_run(self) -> Iterator[int]:

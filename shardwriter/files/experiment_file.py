@@ -6,7 +6,7 @@ file is written whole under a hidden name and then renamed, so a visible one is 
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +21,7 @@ from shardwriter.files.layout import (
     CONFIG_JSON,
     EXPERIMENT,
     SHARDS,
+    run_notes,
     temporary_files,
     temporary_path,
 )
@@ -125,11 +126,17 @@ def _config_json(directory: Path) -> dict[str, Any]:
     return cast(dict[str, Any], json.loads((directory / CONFIG_JSON).read_text()))
 
 
-def remove_unfinished(directory: Path) -> None:
-    """Remove what processes that are dead had begun to write of an experiment's own files."""
-    for path, owner in temporary_files(directory).items():
-        process = Identity.from_label(owner)
-        if process is not None and process.state == "dead":
+def remove_unfinished(directory: Path, force_hosts: Collection[str] = ()) -> None:
+    """Remove what dead processes had begun to write of an experiment's own files, and their notes.
+
+    Those of `force_hosts` are taken for dead where that cannot be told.
+    """
+    for path, label in (temporary_files(directory) | run_notes(directory)).items():
+        owner = Identity.from_label(label)
+        if owner is None:
+            continue
+        is_forced = owner.state == "unknown" and owner.host in force_hosts
+        if owner.state == "dead" or is_forced:
             path.unlink(missing_ok=True)
 
 

@@ -49,6 +49,8 @@ __all__ = [
     "listed_episodes",
     "pack_name",
     "packed_shards",
+    "run_note_path",
+    "run_notes",
     "scratch_name",
     "setup_owners",
     "setup_path",
@@ -104,6 +106,7 @@ _SHARD_NAME = re.compile(r"episode_(\d{4,})\.h5")
 _BUFFER_NAME = re.compile(r"shardwriter-(.+)-[0-9a-f]+\.buffer")
 _SCRATCH_NAME = re.compile(r"shardwriter-(.+)-[0-9a-f]+\.scratch")
 _SETUP_NAME = re.compile(r"\.rollout-(.+)-[0-9a-f]+\.pickle")
+_RUN_NAME = re.compile(r"(.+)-[0-9a-f]+\.run")
 _LEFTOVER_NAME = re.compile(
     r"\.?episode_(\d{4,})\.(?:buffer|h5\.part|h5\.journal|h5\.tmp|h5\.journal\.tmp)"
 )
@@ -223,6 +226,19 @@ def setup_path(directory: Path, owner: str, tag: str) -> Path:
 def setup_owners(directory: Path) -> dict[Path, str]:
     """Return such files with the labels of the processes that wrote them."""
     found = ((path, _SETUP_NAME.fullmatch(path.name)) for path in directory.glob(".rollout-*"))
+    return {path: match[1] for path, match in found if match}
+
+
+def run_note_path(directory: Path, owner: str, tag: str) -> Path:
+    """Return the file that says which episodes a process is to record, while it runs them."""
+    return directory / EXPERIMENT / f"{owner}-{tag}.run"
+
+
+def run_notes(directory: Path) -> dict[Path, str]:
+    """Return such files with the labels of their processes."""
+    found = (
+        (path, _RUN_NAME.fullmatch(path.name)) for path in (directory / EXPERIMENT).glob("*.run")
+    )
     return {path: match[1] for path, match in found if match}
 
 

@@ -68,7 +68,7 @@ def recover(
         place.mkdir(exist_ok=True)
     with nullcontext() if dry_run else locked(place / RECOVER_LOCK):
         if not dry_run:
-            remove_unfinished(directory)
+            remove_unfinished(directory, force_hosts)
         episodes = leftover_episodes(directory)
         found = []
         with progress_bar("recover", "episode", len(episodes), shown=progress) as bar:

@@ -1,0 +1,92 @@
+"""Which episodes a process is about to record: a note that lies there while it runs them.
+
+Invariant: a visible note is whole and never changes, and its name says whose it is. So one that a
+killed process has left is told apart from one that holds.
+"""
+
+import json
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from shardwriter.files.layout import run_note_path, run_notes, temporary_path
+from shardwriter.system.process import Identity
+
+__all__ = ["RunNote", "note_run", "read_notes"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunNote:
+    """A run of episodes.
+
+    Attributes
+    ----------
+    owner
+        The process that runs them.
+    episodes
+        The ids, as ranges; None where their number is not known before the end.
+    since
+        When it began, in seconds since 1970-01-01 UTC.
+    """
+
+    owner: Identity
+    episodes: Sequence[range] | None
+    since: float
+
+
+@contextmanager
+def note_run(directory: Path, episodes: Iterable[int] | None) -> Iterator[None]:
+    """Let a note lie in an experiment for as long as the block runs.
+
+    Parameters
+    ----------
+    directory
+        The experiment's directory.
+    episodes
+        The ids that are to have a shard in the end, also those that have one; None for an
+        iterator of unknown length.
+    """
+    owner, tag = Identity.own().label, secrets.token_hex(4)
+    note = run_note_path(directory, owner, tag)
+    hidden = temporary_path(note.with_name(tag), owner)
+    content = {"episodes": None if episodes is None else _bounds(episodes)}
+    try:
+        hidden.write_text(json.dumps(content))
+        hidden.replace(note)
+        yield
+    finally:
+        for path in (hidden, note):
+            path.unlink(missing_ok=True)
+
+
+def read_notes(directory: Path, known: Mapping[Path, RunNote]) -> dict[Path, RunNote]:
+    """Return all notes of an experiment by their paths; those that are known are not read again."""
+    found = {
+        path: known.get(path) or _read(path, label) for path, label in run_notes(directory).items()
+    }
+    return {path: note for path, note in found.items() if note}
+
+
+def _read(path: Path, label: str) -> RunNote | None:
+    """Return what a note says; None where it is gone, or says nothing that is known here."""
+    owner = Identity.from_label(label)
+    try:
+        since = path.stat().st_mtime
+        bounds = json.loads(path.read_text())["episodes"]
+        episodes = None if bounds is None else tuple(range(*each) for each in bounds)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return None if owner is None else RunNote(owner, episodes, since)
+
+
+def _bounds(episodes: Iterable[int]) -> list[list[int]]:
+    """Return start and stop of each sequence of ids that follow one another."""
+    bounds: list[list[int]] = []
+    for episode in episodes:
+        if bounds and episode == bounds[-1][1]:
+            bounds[-1][1] += 1
+        else:
+            bounds.append([episode, episode + 1])
+    return bounds
