@@ -1,4 +1,4 @@
-"""Compiles ``_fast.c`` when the package is built; without a compiler the package has only Python.
+"""Compiles the C sources when the package is built; without a compiler it has only Python.
 
 Invariant: nothing that goes wrong here keeps the package from being built.
 """
@@ -13,7 +13,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from setuptools import Distribution, Extension
 from setuptools.command.build_ext import build_ext
 
-_MODULE = "shardwriter.recording._fast"
+_MODULES = ("shardwriter.files._lookup3", "shardwriter.recording._fast")
 _LOG = logging.getLogger(__name__)
 
 
@@ -25,28 +25,42 @@ class FastHook(BuildHookInterface[Any]):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile, and say that the wheel is of this platform, where that succeeds."""
         root = Path(self.root)
-        for old in (root / "shardwriter" / "recording").glob("_fast.*.so"):
-            old.unlink()
+        _remove(root)
         try:
             _compile(root)
         except (Exception, SystemExit) as error:  # noqa: BLE001  (see the invariant)
-            _LOG.warning("recording will be slower: %s was not compiled: %s", _MODULE, error)
+            _LOG.warning("recording will be slower, as nothing was compiled: %s", error)
+            _remove(root)  # one may have been, and a wheel with it would claim to fit everywhere
             return
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
 
 
+def _source(root: Path, module: str) -> Path:
+    return root.joinpath(*module.split(".")).with_suffix(".c")
+
+
+def _remove(root: Path) -> None:
+    for module in _MODULES:
+        source = _source(root, module)
+        for old in source.parent.glob(f"{source.stem}.*.so"):
+            old.unlink()
+
+
 def _compile(root: Path) -> None:
-    extension = Extension(
-        _MODULE,
-        [str(root / "shardwriter" / "recording" / "_fast.c")],
-        include_dirs=[np.get_include()],
-        define_macros=[("Py_LIMITED_API", "0x030B0000")],
-        extra_compile_args=["-O3"],
-        py_limited_api=True,
-    )
+    extensions = [
+        Extension(
+            module,
+            [str(_source(root, module))],
+            include_dirs=[np.get_include()],
+            define_macros=[("Py_LIMITED_API", "0x030B0000")],
+            extra_compile_args=["-O3"],
+            py_limited_api=True,
+        )
+        for module in _MODULES
+    ]
     with tempfile.TemporaryDirectory() as scratch:
-        command = build_ext(Distribution({"ext_modules": [extension]}))
+        command = build_ext(Distribution({"ext_modules": extensions}))
         command.build_temp = scratch
         command.build_lib = str(root)
         command.ensure_finalized()

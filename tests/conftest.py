@@ -12,6 +12,7 @@ import psutil
 import pytest
 from running import MAZE
 
+from shardwriter.files import lookup3
 from shardwriter.recording import innermost
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -99,10 +100,11 @@ def leaves_nothing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[N
 
 @pytest.fixture(params=["compiled", "python"])
 def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run a test with the compiled step and without it."""
+    """Run a test with compiled code and without it."""
     if request.param == "python":
         monkeypatch.setattr(innermost, "compiled", None)
-    elif innermost.compiled is None:
+        monkeypatch.setattr(lookup3, "compiled", None)
+    elif None in (innermost.compiled, lookup3.compiled):
         pytest.skip("the package was built without a compiler")
 
 

@@ -1,18 +1,15 @@
 """Files read from their bytes say what HDF5 says of them, or are left to HDF5."""
 
-import os
 import random
 from pathlib import Path
 
 import h5py
-import numpy as np
 import pytest
 from merging import record, shard
 
 from shardwriter import DataExporter
 from shardwriter.errors import ShardDamaged
 from shardwriter.files.chunk_index import chunks_of
-from shardwriter.files.lookup3 import lookup3, lookup3_of_many
 from shardwriter.files.quick_description import describe_several
 from shardwriter.files.shard_description import describe
 from shardwriter.files.structure import Structure, Unfamiliar, are_sound
@@ -99,9 +96,3 @@ def test_chunks_are_where_hdf5_says(tmp_path: Path, count: int) -> None:
                 info = file[name].id.get_chunk_info_by_coord((10 * i, 0))
                 assert found[i] == (info.byte_offset, info.size, info.filter_mask)
         assert are_sound([structure]) == [True]
-
-
-def test_hashes_side_by_side_are_those_of_each() -> None:
-    blocks = [os.urandom(length) for length in [*range(40), 268, 1000]]
-    assert lookup3_of_many(blocks).tolist() == [lookup3(block) for block in blocks]
-    assert lookup3_of_many([]).dtype == np.uint32

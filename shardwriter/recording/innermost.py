@@ -1,16 +1,15 @@
 """The innermost step of ``log_timestep``: compiled where the package was built with a compiler.
 
 Invariant: what is compiled is a shortcut. It stores a timestep as ``TimestepLog`` would, or stores
-nothing and leaves it to that; handing a full slot over it always leaves to that. So without it
-everything works, and is slower. The classes here are what stands in its place then.
-``SHARDWRITER_PURE_PYTHON=1`` keeps it out.
+nothing and leaves it to that; handing a full slot over it always leaves to that. The classes here
+stand in its place where it is not there.
 """
 
-import os
-from importlib import import_module
 from typing import Any, Protocol, cast
 
 import numpy as np
+
+from shardwriter.compiled import compiled_module
 
 __all__ = ["Cursor", "Step", "new_cursor", "new_step"]
 
@@ -142,16 +141,7 @@ class PythonStep:
         return False
 
 
-def _load() -> Any:
-    if os.environ.get("SHARDWRITER_PURE_PYTHON"):
-        return None
-    try:
-        return import_module("shardwriter.recording._fast")
-    except ImportError:
-        return None
-
-
-compiled = _load()
+compiled = compiled_module("shardwriter.recording._fast")
 
 
 def new_cursor() -> Cursor:
