@@ -84,9 +84,11 @@ class FieldLog:
         self._new: list[Column] = []
 
     def finish(self) -> None:
-        """Let the watch see the rows that fill no slot."""
-        if self._log is not None and self._watch is not None:
-            self._look(*self._log.unfilled())
+        """Let the watch see the rows that fill no slot; nothing can be logged any more."""
+        # The log refers back to this, and would keep its slots mapped until garbage is collected.
+        log, self._log = self._log, None
+        if log is not None and self._watch is not None:
+            self._look(*log.unfilled())
 
     def _look(self, timesteps: Array, columns: Sequence[Array]) -> None:
         if self._watch is None:
