@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
@@ -22,6 +23,7 @@ from shardwriter.config import RecorderConfig
 from shardwriter.errors import ConfigError, EpisodeExists, WriterFailed
 from shardwriter.files.buffer import Buffer, remove_buffer
 from shardwriter.files.layout import (
+    SHARDS,
     EpisodePaths,
     buffer_name,
     listed_episodes,
@@ -279,7 +281,7 @@ class Recorder:
         }
         where = self.config.buffer_dir
         if where is None and self.config.durability == "process":
-            where = default_buffer_directory(paths.shard.parent)
+            where = self._default_buffer_directory
         paths.make_folder()
         try:
             if paths.scratch is not None:
@@ -295,6 +297,10 @@ class Recorder:
                 buffer.unlink()
                 raise EpisodeExists(paths.episode, path)
         return buffer
+
+    @cached_property
+    def _default_buffer_directory(self) -> Path | None:
+        return default_buffer_directory(self.output_dir / SHARDS)  # which parses all mounts
 
     def _drain(self, paths: EpisodePaths) -> Drain:
         with self._starting:
