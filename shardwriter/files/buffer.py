@@ -25,9 +25,9 @@ stands there: so an incomplete file with no lock on it is a dead process's.
 import errno
 import fcntl
 import json
-import math
 import mmap
 import os
+import struct
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
@@ -55,6 +55,7 @@ _KINDS: tuple[RecordKind, ...] = ("start", "tables", "static", "end")
 _W_MAGIC, _W_FIRST, _W_ALARM, _W_STEPS = range(4)
 # 8-byte words of a record's header
 _R_NEXT, _R_KIND, _R_PAYLOAD, _R_EXTENT, _R_CRC = range(5)
+_record_words = struct.Struct("<8Q").unpack
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +94,17 @@ class TableSlots:
         self._octets: list[memoryview] = []
         self.slots: list[tuple[np.ndarray[Any, Any], ...]] = []
         rows = table.rows_per_chunk
+        columns = [
+            (c.dtype, (rows, *c.shape), _aligned(rows * c.row_bytes, _LINE)) for c in table.columns
+        ]
         for _ in range(n_slots):
-            columns = []
             start = offset
-            for column in table.columns:
-                count = rows * math.prod(column.shape)
-                flat = np.frombuffer(memory, column.dtype, count, offset)
-                columns.append(flat.reshape(rows, *column.shape))
-                offset += _aligned(rows * column.row_bytes, _LINE)
+            arrays = []
+            for dtype, shape, size in columns:
+                arrays.append(np.ndarray(shape, dtype, whole, offset))
+                offset += size
             self._octets.append(whole[start:offset])
-            self.slots.append(tuple(columns))
+            self.slots.append(tuple(arrays))
 
     @property
     def rows(self) -> int:
@@ -410,9 +412,8 @@ class Buffer:
     def _next_of(self, offset: int) -> int:
         return self._words[_W_FIRST] if offset == 0 else self._record_header(offset)[_R_NEXT]
 
-    def _record_header(self, offset: int) -> list[int]:
-        raw = os.pread(self._fd, _LINE, offset)
-        return [int(word) for word in np.frombuffer(raw, "<u8")]
+    def _record_header(self, offset: int) -> tuple[int, ...]:
+        return _record_words(os.pread(self._fd, _LINE, offset))
 
     def _map_tables(self, offset: int, payload: bytes, *, is_new: bool = False) -> list[TableSlots]:
         try:
@@ -424,16 +425,17 @@ class Buffer:
             raise BufferDamaged(self.path, f"tables at byte {offset}: {error}") from error
         extent = self._record_header(offset)[_R_EXTENT]
         position = _aligned(_LINE + len(payload), _LINE)
-        if position + sum(TableSlots.size(table, n) for table, n, _ in entries) > extent:
+        sizes = [TableSlots.size(table, n) for table, n, _ in entries]
+        if position + sum(sizes) > extent:
             raise BufferDamaged(self.path, f"tables at byte {offset} reach past their record")
         memory = mmap.mmap(self._fd, extent, access=self._access, offset=offset)
         if is_new:
             # Else the first touch reads ahead, which for a new file means: zeroes megabytes.
             memory.madvise(mmap.MADV_RANDOM)
         slots = []
-        for table, n, first_row in entries:
+        for (table, n, first_row), size in zip(entries, sizes, strict=True):
             slots.append(TableSlots(table, n, first_row, memory, position))
-            position += TableSlots.size(table, n)
+            position += size
         return slots
 
 
