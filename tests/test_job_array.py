@@ -138,10 +138,10 @@ class Array:
         jobs = []
         for i in range(2):
             array = {"ID": i, "MIN": 0, "MAX": 1, "COUNT": 2}
-            env = environment(
-                SCRATCH=str(self.place), SLURM_CPUS_PER_TASK="1", SLURM_JOB_ID=f"70{i}"
-            )
+            env = environment(SCRATCH=str(self.place), SLURM_CPUS_PER_TASK="1")
             env |= {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in array.items()}
+            # The last job of an array has the number of the whole.
+            env |= {"SLURM_ARRAY_JOB_ID": "70", "SLURM_JOB_ID": "71" if i == 0 else "70"}
             env["PATH"] = f"{self.place / 'bin'}{os.pathsep}{env['PATH']}"
             command = ["bash", "record.sbatch"]
             jobs.append(subprocess.Popen(command, cwd=self.place, env=env, start_new_session=True))
@@ -187,5 +187,5 @@ def test_an_array_that_is_told_of_its_time_limit_asks_for_another_turn(array: Ar
             process.terminate()
     assert [job.wait() for job in jobs] == [143, 143]
     log = (array.place / "scontrol.log").read_text().splitlines()
-    assert sorted(log) == ["requeue 700", "requeue 701"]
+    assert sorted(log) == ["requeue 70_0", "requeue 70_1"]
     array.complete()
