@@ -193,8 +193,13 @@ def test_an_episode_of_a_lost_node_is_missing_and_run_again(
     assert missing(experiment, range(2)) == [0, 1]
     assert main(["recover", str(experiment)]) == 1
     capsys.readouterr()
-    assert main(["recover", str(experiment), "--force-host", "node-a"]) == 3
+    forced = ["recover", str(experiment), "--force-host", "node-a"]
+    assert main([*forced, "--dry-run"]) == 3
+    foreseen = capsys.readouterr().out.splitlines()
+    assert "episode 1: recovered as interrupted: behavior ?; lost: behavior ?" in foreseen[1]
+    assert main(forced) == 3
     said = capsys.readouterr().out.splitlines()
+    assert said[0] == foreseen[0]
     assert "episode 0: removed" in said[0]
     assert "was lost with host node-a" in said[0]
     assert "episode 1: recovered as interrupted: behavior 200" in said[1]

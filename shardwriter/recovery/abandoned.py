@@ -16,9 +16,9 @@ from typing import Any, Literal
 from shardwriter.errors import BufferDamaged, EpisodeBusy, ShardWriterError
 from shardwriter.files.buffer import Buffer, remove_buffer
 from shardwriter.files.layout import EpisodePaths, buffer_label
-from shardwriter.files.salvage import set_aside
+from shardwriter.files.salvage import part_tables, set_aside
 from shardwriter.recording.writer import EpisodeWriter, Sealed, finished
-from shardwriter.recovery.rescue import rescue
+from shardwriter.recovery.rescue import BUFFER_IS_GONE, rescue
 from shardwriter.system.process import Identity
 
 __all__ = ["RecoveredEpisode", "brought_to_end", "foreseen", "left_alone", "owner"]
@@ -44,7 +44,7 @@ class RecoveredEpisode:
     status
         The shard's status.
     rows
-        Rows of each table.
+        Rows of each table; -1 where their number is not known yet.
     lost
         Rows lost by table; -1 where their number is unknown.
     reasons
@@ -68,14 +68,15 @@ class RecoveredEpisode:
         return asdict(self)
 
     def __str__(self) -> str:
-        rows = ", ".join(f"{name} {count}" for name, count in self.rows.items()) or "no rows"
         text = f"episode {self.episode}: {self.outcome}"
         if self.outcome == "recovered":
-            lost = ", ".join(
-                f"{name} {'?' if count < 0 else count}" for name, count in self.lost.items()
-            )
-            text += f" as {self.status}: {rows}; lost: {lost or 0}"
+            rows, lost = _counts(self.rows) or "no rows", _counts(self.lost) or "0"
+            text += f" as {self.status}: {rows}; lost: {lost}"
         return "; ".join([text, *self.reasons])
+
+
+def _counts(rows: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {'?' if count < 0 else count}" for name, count in rows.items())
 
 
 def owner(buffer: Path) -> Identity | None:
@@ -152,20 +153,26 @@ def _patient_writer(paths: EpisodePaths, wait: bool) -> EpisodeWriter:
 
 def _without_buffer(paths: EpisodePaths) -> RecoveredEpisode:
     """Recover an episode of which only a part, a journal or a dangling link are left."""
-    process = owner(paths.buffer)
     if not paths.shard.exists() and (paths.part.exists() or paths.journal.exists()):
         sealed = rescue(paths)
         _remove(paths)
         return _result(sealed)
-    if process is not None and not paths.shard.exists():
-        where = paths.buffer.readlink()
-        if process.host != Identity.own().host:
-            return _removed(paths, f"its buffer, {where}, was lost with host {process.host}")
-        if process.boot_id != Identity.own().boot_id:
-            return _removed(paths, f"its buffer, {where}, went with a reboot")
-        if paths.scratch is not None:
-            return _removed(paths, f"its scratch folder, {paths.scratch}, is gone")
-    return _removed(paths)
+    return _removed(paths, *_why_gone(paths))
+
+
+def _why_gone(paths: EpisodePaths) -> tuple[str, ...]:
+    """Return why an episode of which there is only a dangling link is lost, if it is."""
+    process = owner(paths.buffer)
+    if process is None or paths.shard.exists():
+        return ()
+    where = paths.buffer.readlink()
+    if process.host != Identity.own().host:
+        return (f"its buffer, {where}, was lost with host {process.host}",)
+    if process.boot_id != Identity.own().boot_id:
+        return (f"its buffer, {where}, went with a reboot",)
+    if paths.scratch is not None:
+        return (f"its scratch folder, {paths.scratch}, is gone",)
+    return ()
 
 
 def _without_header(paths: EpisodePaths) -> RecoveredEpisode:
@@ -230,9 +237,11 @@ def _remove(paths: EpisodePaths) -> None:
 
 def foreseen(paths: EpisodePaths) -> RecoveredEpisode:
     """Tell what ``recover`` would do, from the counters alone."""
+    if not paths.buffer.exists() and not paths.shard.exists():
+        return _foreseen_without_buffer(paths)
     rows: dict[str, int] = {}
     reasons: tuple[str, ...] = ()
-    if paths.buffer.exists() and not paths.shard.exists():
+    if not paths.shard.exists():
         try:
             for _, slots in Buffer.open(paths.buffer).read_new():
                 rows |= {table.table.name: table.rows for table in slots}
@@ -241,3 +250,15 @@ def foreseen(paths: EpisodePaths) -> RecoveredEpisode:
     has_data = bool(rows) or paths.part.exists() or paths.shard.exists()
     outcome: Outcome = "recovered" if has_data else "removed"
     return RecoveredEpisode(paths.episode, outcome, "interrupted", rows, {}, reasons)
+
+
+def _foreseen_without_buffer(paths: EpisodePaths) -> RecoveredEpisode:
+    if not paths.part.exists():
+        return RecoveredEpisode(paths.episode, "removed", reasons=_why_gone(paths))
+    try:
+        tables = part_tables(paths.part, paths.episode)
+    except (ShardWriterError, OSError, RuntimeError, KeyError) as error:
+        return RecoveredEpisode(paths.episode, "failed", reasons=(str(error),))
+    unknown = {table.name: -1 for table in tables}
+    reasons = (BUFFER_IS_GONE,)
+    return RecoveredEpisode(paths.episode, "recovered", "interrupted", unknown, unknown, reasons)

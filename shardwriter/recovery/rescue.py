@@ -29,8 +29,9 @@ from shardwriter.files.salvage import (
 from shardwriter.files.shard import Shard, create
 from shardwriter.recording.writer import Sealed, finished
 
-__all__ = ["rescue"]
+__all__ = ["BUFFER_IS_GONE", "rescue"]
 
+BUFFER_IS_GONE = "its buffer is gone, with the rows that were only there"
 _UNKNOWN = -1
 
 
@@ -42,7 +43,7 @@ def rescue(paths: EpisodePaths) -> Sealed:
     ShardDamaged
         Nothing of the part can be read; it stays as it is.
     """
-    damage = ["its buffer is gone, with the rows that were only there"]
+    damage = [BUFFER_IS_GONE]
     if paths.journal.exists():
         try:
             replay(paths.journal, paths.part)
