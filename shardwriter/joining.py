@@ -6,6 +6,7 @@ experiment; so whoever finds it can join, and of many that start at once one mak
 
 import errno
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from shardwriter.files.experiment_file import ExperimentFiles
 from shardwriter.files.journal import sync_directory
 from shardwriter.files.layout import CONFIG_JSON, temporaries_of, temporary_path
 from shardwriter.files.publication import patiently
+from shardwriter.system.file_systems import NetworkMappingWarning
 from shardwriter.system.process import Identity
 
 __all__ = ["Settings", "check_agrees", "joined_experiment", "saved_config"]
@@ -108,7 +110,9 @@ def _make(directory: Path, name: str, given: Settings) -> None:
     directory.parent.mkdir(parents=True, exist_ok=True)
     hidden = temporary_path(directory, Identity.own().label)
     try:
-        exporter = DataExporter(name, hidden, **given.options)
+        with warnings.catch_warnings():  # who goes on with it is warned
+            warnings.simplefilter("ignore", NetworkMappingWarning)
+            exporter = DataExporter(name, hidden, **given.options)
         exporter.save_config(given.config)
         exporter.close(merge=False)
         exporter.output_dir.rename(directory)

@@ -6,9 +6,12 @@ import re
 import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from running import DOCS, MAZE, environment, only, run, started, steps, wait_for, written
 
@@ -190,6 +193,21 @@ def test_an_engine_that_is_not_installed(
     assert not (place / "experiments").exists()
 
 
+def test_buffers_on_the_network_are_warned_of_once(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "from shardwriter.system import file_systems as f; f.kind_of = lambda folder: 'nfs4'"
+    written(place, code, "sitecustomize.py")
+    monkeypatch.syspath_prepend(place)
+    (place / "buffers").mkdir()
+    config = written(place, {"buffer_dir": str(place / "buffers")})
+    options = ("--episodes", "0:2", "--workers", 2, "--into", "all", "--config", config)
+    job = started("maze:rollout", *options)
+    _, errors = job.communicate()
+    assert job.returncode == 0, errors
+    assert errors.count("buffer_dir: expected a local file system") == 1, errors
+
+
 # -- told to stop ---------------------------------------------------------------------------
 
 
@@ -211,6 +229,22 @@ def test_stopped_by_a_signal_it_says_how_to_go_on(
     done = subprocess.run(again[0], shell=True, env=environment(), check=False)
     assert done.returncode == 0
     assert missing(directory, range(4)) == []
+
+
+def test_workers_that_are_told_to_stop_again_and_again_end_in_order(place: Path) -> None:
+    job = started("maze:waits_once", "--episodes", "2:4", "--workers", 2)
+    wait_for(place / "marks" / "2", place / "marks" / "3")
+    os.killpg(job.pid, signal.SIGTERM)
+    workers = psutil.Process(job.pid).children(recursive=True)
+    while job.poll() is None:
+        for worker in workers:
+            with suppress(psutil.NoSuchProcess):
+                worker.terminate()
+        time.sleep(0.001)
+    _, errors = job.communicate()
+    assert job.returncode == 143, errors
+    assert len(errors.splitlines()) == 1, errors
+    assert steps(only(place / "experiments")) == dict.fromkeys((2, 3), 50)
 
 
 # -- docs/from-laptop-to-cluster.md -----------------------------------------------------------

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from multiprocessing.connection import wait
@@ -21,6 +22,7 @@ from shardwriter.engines.result import EpisodeResult
 from shardwriter.errors import ConfigError, ShardWriterError, WriterFailed
 from shardwriter.recording.episode import Episode
 from shardwriter.recording.recorder import Recorder
+from shardwriter.system.file_systems import NetworkMappingWarning
 from shardwriter.system.process import Parent
 
 __all__ = ["Rollout", "packed", "record", "serve", "settled", "unpacked", "worker_config"]
@@ -50,6 +52,8 @@ def _serve(parent: Parent) -> None:
     except ConfigError as error:
         parent.link.send(error)
         return
+    # The parent has warned of it, once for all workers.
+    warnings.simplefilter("ignore", NetworkMappingWarning)
     unsealed: list[tuple[Episode | None, EpisodeResult]] = []
     with Recorder(*recorder_arguments) as recorder:
         while True:
@@ -148,7 +152,9 @@ def settled(opened: Episode | None, result: EpisodeResult) -> EpisodeResult:
     return replace(result, status=sealed.status, shard=sealed.shard)
 
 
-def _interrupt(*_: object) -> None:
+def _interrupt(number: int, _: object) -> None:
+    # Once: a scheduler tells every process of a job, and more than once, as the parent does too.
+    signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
