@@ -1,12 +1,14 @@
 """How much memory does recording take, beyond the slots that were asked for?
 
 The peak of the process that simulates and of its writer, interpreter, NumPy and h5py included, each
-less the size of the buffers, which both map. The peer does the same with buffered h5py.
+less the size of the buffers, which both map. The peer does the same with buffered h5py. The states
+of a network are replayed, as the network itself would take memory.
 """
 
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -14,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.data import VARIANTS, LifNetwork
+from bench.data import VARIANTS, Floats, Ints, LifNetwork
 from bench.findings import Findings, Setting, figure, interleaved
 from bench.machine import descendants, rss_bytes
 from bench.recorders import RECORDERS
@@ -57,6 +59,8 @@ def measure(setting: Setting) -> Findings:
 
 def _in_new_process(which: str, steps: int, folder: Path) -> dict[str, float]:
     with tempfile.TemporaryDirectory(dir=folder) as place:
+        states = Path(place, "states.pickle")
+        states.write_bytes(pickle.dumps(_states()))
         command = [sys.executable, "-m", "bench.memory", which, str(steps), place]
         root = Path(__file__).resolve().parent.parent
         done = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True)
@@ -69,10 +73,15 @@ def _in_new_process(which: str, steps: int, folder: Path) -> dict[str, float]:
 PEAK = 'print(next(int(l.split()[1]) for l in open("/proc/self/status") if "VmHWM" in l) / 1000)'
 
 
-def _record(which: str, steps: int, folder: Path) -> dict[str, float]:
-    """Record in this process; the network has few states, so that they take no memory."""
+def _states() -> list[tuple[Ints, Floats]]:
+    """Return the ids of neurons that fire and all potentials, of a few steps."""
     network = LifNetwork(1_000)
-    pool = [(network.step(), network.potentials) for _ in range(POOL)]
+    return [(network.step(), network.potentials) for _ in range(POOL)]
+
+
+def _record(which: str, steps: int, folder: Path) -> dict[str, float]:
+    """Record in this process."""
+    pool = pickle.loads((folder / "states.pickle").read_bytes())
     vector = np.zeros(3, np.float32)
     if which == "h5py":
         recorder = RECORDERS["h5py-gzip"].make(folder, VARIANTS["A1k"])

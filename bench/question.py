@@ -59,6 +59,7 @@ def _in_new_process(name: str, place: Path, setting: Setting) -> Findings:
     process = subprocess.Popen(
         command,
         cwd=Path(__file__).resolve().parent.parent,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"},
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,  # so that it can be stopped with all that it started

@@ -1,7 +1,6 @@
 """How an experiment is recorded: every option, checked once."""
 
 import os
-import secrets
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -101,7 +100,7 @@ class RecorderConfig:
             if values.get(option) is not None:
                 values[option] = checked_path(option, values[option])
         if values.get("seed") is None:
-            values["seed"] = secrets.randbits(63)
+            values["seed"] = int.from_bytes(os.urandom(8), "big") >> 1
         return cls(**values)
 
     def to_json(self) -> dict[str, Any]:

@@ -6,7 +6,6 @@ of itself is escaped.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -17,14 +16,20 @@ _MOST_ROWS = 10
 _COLUMNS = ("episode_id", "status", "steps", "total_reward", "spikes")
 
 
+def _escaped(text: str) -> str:
+    from html import escape  # noqa: PLC0415  (it imports a table of all entities)
+
+    return escape(text)
+
+
 def facts_html(title: str, facts: Mapping[str, object], more: str = "") -> str:
     """Return a table of facts by name below a title; `more` is HTML that follows it."""
     rows = "".join(
-        f'<tr><th style="text-align:left">{escape(name)}</th>'
-        f'<td style="text-align:left">{escape(str(value))}</td></tr>'
+        f'<tr><th style="text-align:left">{_escaped(name)}</th>'
+        f'<td style="text-align:left">{_escaped(str(value))}</td></tr>'
         for name, value in facts.items()
     )
-    return f"<div><strong>{escape(title)}</strong><table>{rows}</table>{more}</div>"
+    return f"<div><strong>{_escaped(title)}</strong><table>{rows}</table>{more}</div>"
 
 
 def index_html(index: np.ndarray[Any, Any]) -> str:
@@ -43,7 +48,7 @@ def _gap(index: np.ndarray[Any, Any]) -> str:
 def _rows(index: np.ndarray[Any, Any]) -> str:
     lines = []
     for row in index:
-        cells = (escape(_text(row[name].item())) for name in _COLUMNS)
+        cells = (_escaped(_text(row[name].item())) for name in _COLUMNS)
         lines.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     return "".join(lines)
 

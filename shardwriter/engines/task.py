@@ -5,7 +5,6 @@ first run left is brought to its end, and reported.
 """
 
 import os
-import secrets
 import socket
 import sys
 import threading
@@ -69,7 +68,7 @@ def write_setup(recorder: Recorder, rollout: Rollout, n_workers: int) -> Path:
     """
     setup = packed((recorder.output_dir, recorder.config, recorder.n_neurons, n_workers, rollout))
     folders = [os.path.abspath(folder) for folder in sys.path]
-    path = setup_path(recorder.output_dir, Identity.own().label, secrets.token_hex(4))
+    path = setup_path(recorder.output_dir, Identity.own().label, os.urandom(4).hex())
     path.write_bytes(packed((folders, setup)))
     return path
 

@@ -5,7 +5,7 @@ killed process has left is told apart from one that holds.
 """
 
 import json
-import secrets
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ def note_run(directory: Path, episodes: Iterable[int] | None) -> Iterator[None]:
         The ids that are to have a shard in the end, also those that have one; None for an
         iterator of unknown length.
     """
-    owner, tag = Identity.own().label, secrets.token_hex(4)
+    owner, tag = Identity.own().label, os.urandom(4).hex()
     note = run_note_path(directory, owner, tag)
     hidden = temporary_path(note.with_name(tag), owner)
     content = {"episodes": None if episodes is None else _bounds(episodes)}

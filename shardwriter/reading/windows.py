@@ -221,7 +221,7 @@ def _drawn(
     quick: QuickColumns,
     segments: Sequence[_Segment],
     order: WindowOrder,
-    rng: np.random.Generator,
+    rng: "np.random.Generator",
     buffer_bytes: int,
 ) -> Iterator[Windows]:
     """Yield batches of the windows of some segments, a buffer of them at a time."""
@@ -258,7 +258,7 @@ def _read(
     quick: QuickColumns,
     segments: Sequence[_Segment],
     order: WindowOrder,
-    rng: np.random.Generator,
+    rng: "np.random.Generator",
     left: Windows,
 ) -> Windows:
     """Return the windows that were left, then those of some segments, shuffled if wanted."""

@@ -5,7 +5,6 @@ else is agreed between processes.
 """
 
 import os
-import secrets
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -223,7 +222,7 @@ class Recorder:
         where = self.config.scratch_dir
         if where is None:
             return None
-        return where.absolute() / scratch_name(Identity.own().label, secrets.token_hex(4))
+        return where.absolute() / scratch_name(Identity.own().label, os.urandom(4).hex())
 
     def _claimed_next(self) -> "_Claimed":
         if self._next_id == 0:
@@ -399,7 +398,7 @@ def _create_on_scratch(paths: EpisodePaths, start: dict[str, object]) -> Buffer:
 
 def _create_elsewhere(link: Path, where: Path, start: dict[str, object]) -> Buffer:
     """Claim the id by a link beside the shards, then create the buffer that it names."""
-    name = buffer_name(Identity.own().label, secrets.token_hex(4))
+    name = buffer_name(Identity.own().label, os.urandom(4).hex())
     os.symlink(where.resolve() / name, link)
     try:
         return Buffer.create(link.resolve(), start, link)
