@@ -13,7 +13,11 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from setuptools import Distribution, Extension
 from setuptools.command.build_ext import build_ext
 
-_MODULES = ("shardwriter.files._lookup3", "shardwriter.recording._fast")
+_MODULES = (
+    "shardwriter.files._lookup3",
+    "shardwriter.files._shuffle",
+    "shardwriter.recording._fast",
+)
 _LOG = logging.getLogger(__name__)
 
 

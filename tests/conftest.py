@@ -12,7 +12,7 @@ import psutil
 import pytest
 from running import MAZE
 
-from shardwriter.files import lookup3
+from shardwriter.files import codec, lookup3
 from shardwriter.recording import innermost
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -104,7 +104,8 @@ def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     if request.param == "python":
         monkeypatch.setattr(innermost, "compiled", None)
         monkeypatch.setattr(lookup3, "compiled", None)
-    elif None in (innermost.compiled, lookup3.compiled):
+        monkeypatch.setattr(codec, "compiled", None)
+    elif None in (innermost.compiled, lookup3.compiled, codec.compiled):
         pytest.skip("the package was built without a compiler")
 
 

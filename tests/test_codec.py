@@ -37,6 +37,7 @@ def test_any_zlib_reads_what_was_written(block: np.ndarray[Any, Any], level: int
         assert len(stream) <= 1.03 * len(zlib.compress(data, level)) + 1
 
 
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
 def test_shuffled_as_by_a_transpose(block: np.ndarray[Any, Any]) -> None:
     octets = block.reshape(-1).view(np.uint8)
@@ -47,6 +48,13 @@ def test_shuffled_as_by_a_transpose(block: np.ndarray[Any, Any]) -> None:
     assert found.tobytes() == octets.tobytes()
     unshuffle(data, found[2:], 2)
     assert found.tobytes() == octets.tobytes()
+
+
+@pytest.mark.usefixtures("both_ways")
+@pytest.mark.parametrize(("size", "first"), [(18, 0), (20, 1), (20, 6)])
+def test_what_does_not_fit_is_not_unshuffled(size: int, first: int) -> None:
+    with pytest.raises(ValueError, match=r"expected|reshape|broadcast"):
+        unshuffle(bytes(size), np.zeros(5, np.float32), first)
 
 
 def test_noise_is_stored_and_the_rest_deflated() -> None:

@@ -7,11 +7,13 @@ with the stock shuffle and deflate filters gets back the bytes that came in.
 import threading
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import deflate
 import numpy as np
 from isal import isal_zlib
+
+from shardwriter.compiled import compiled_module
 
 __all__ = ["Deflater", "inflate", "shuffle", "unshuffle"]
 
@@ -26,6 +28,8 @@ _DRIFT = 1.25
 _NOISE = 0.96
 _ZLIB_HEADER = b"\x78\x5e"  # window of 32 KiB, a fast level, no dictionary
 _STORED_BYTES = 0xFFFF  # most bytes in a stored block
+compiled = compiled_module("shardwriter.files._shuffle")
+
 _WORDS: dict[int, np.dtype[Any]] = {size: np.dtype(f"<u{size}") for size in (1, 2, 4, 8)}
 
 
@@ -36,6 +40,8 @@ def shuffle(block: np.ndarray[Any, Any]) -> bytes:
     """
     size = block.dtype.itemsize
     flat = block.reshape(-1)
+    if compiled:
+        return cast(bytes, compiled.shuffle(flat.view(np.uint8), size))
     if size not in _WORDS:
         return flat.view(np.uint8).reshape(-1, size).T.tobytes()
     # Shifts of whole words, of which the last byte is kept: 1.6 times as fast as a transpose.
@@ -62,9 +68,12 @@ def unshuffle(data: bytes | bytearray, out: np.ndarray[Any, Any], first: int = 0
         The first item wanted.
     """
     size, last = out.itemsize, first + out.size
-    octets = out.reshape(-1).view(np.uint8).reshape(-1, size)
+    octets = out.reshape(-1).view(np.uint8)
+    if compiled:
+        compiled.unshuffle(data, octets, size, first)
+        return
     for i, plane in enumerate(np.frombuffer(data, np.uint8).reshape(size, -1)):
-        octets[:, i] = plane[first:last]
+        octets[i::size] = plane[first:last]
 
 
 class Deflater:
