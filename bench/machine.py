@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 import resource
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ __all__ = [
     "busy_cpu_s",
     "descendants",
     "disk_folder",
+    "memory_folder",
     "own_cpu_s",
     "reset_peak_rss",
     "rss_bytes",
@@ -24,6 +26,8 @@ __all__ = [
     "usable_cores",
     "wait_until_quiet",
 ]
+
+_MEMORY_BYTES = 4 << 30  # more than what one benchmark records at a time
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,6 +172,14 @@ def reset_peak_rss() -> None:
     """Start the peak of this process anew where the kernel allows it (see proc(5), clear_refs)."""
     with contextlib.suppress(OSError):  # else the peak is an over-estimate, never less
         Path("/proc/self/clear_refs").write_text("5")
+
+
+def memory_folder() -> Path | None:
+    """Return a folder in memory with room for the largest recordings, None where there is none."""
+    folder = Path("/dev/shm")
+    if not folder.is_dir() or _file_system(folder) != "tmpfs":
+        return None
+    return folder if shutil.disk_usage(folder).free >= _MEMORY_BYTES else None
 
 
 def disk_folder(given: Path | None) -> Path:

@@ -16,7 +16,7 @@ from pathlib import Path
 from bench.findings import Findings, Setting
 from bench.machine import busy_cpu_s, tree_cpu_s
 
-__all__ = ["QUESTIONS", "ask"]
+__all__ = ["IN_MEMORY", "QUESTIONS", "ask"]
 
 QUESTIONS = {
     "record": "steps/s of one process by codec, beside h5py and write()",
@@ -36,6 +36,8 @@ QUESTIONS = {
     "idle": "CPU of a blocked writer",
     "death": "how soon a killed process is noticed",
 }
+# What compares recorders by the byte: of these shardwriter alone waits for the disk.
+IN_MEMORY = ("record", "peers", "bulk", "frames", "scaling")
 TIMEOUT_S, FULL_TIMEOUT_S = 900, 3_600
 
 

@@ -7,14 +7,16 @@ import json
 import sys
 import tempfile
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bench.against import compare
 from bench.findings import Findings, Setting
-from bench.machine import Machine, disk_folder
-from bench.question import QUESTIONS, ask
+from bench.machine import Machine, disk_folder, memory_folder
+from bench.question import IN_MEMORY, QUESTIONS, ask
 from bench.report import changes_text, details, summary
 
 __all__ = ["load", "main", "save"]
@@ -33,9 +35,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _arguments(argv)
     before = load(options.against) if options.against else None
     findings = {}
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=disk_folder(options.folder)) as place:
+    disk = disk_folder(options.folder)
+    memory = None if options.folder else memory_folder()
+    with ExitStack() as stack:
+        place, in_memory = (
+            Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=folder)))
+            for folder in (disk, memory or disk)
+        )
         setting = Setting(
-            folder=Path(place),
+            folder=place,
             is_quick=options.quick,
             is_full=options.full,
             shards=options.shards,
@@ -44,10 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         machine = Machine.here(setting.folder)
         for name in options.names:
-            findings[name] = ask(name, setting)
+            where = in_memory if name in IN_MEMORY else place
+            findings[name] = ask(name, replace(setting, folder=where))
             how = "failed" if findings[name].error else "done"
             print(f"{name}: {how} in {findings[name].took_s:.0f} s", file=sys.stderr, flush=True)
-    print(f"{machine}\n\n{summary(findings)}\n\n{details(findings)}")
+    print(f"{machine}{_where(memory, findings)}\n\n{summary(findings)}\n\n{details(findings)}")
     for name, each in findings.items():
         if each.error is not None:
             print(f"\n{name} failed:\n{textwrap.indent(each.error, '    ')}", file=sys.stderr)
@@ -61,6 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     has_failed = any(each.error for each in findings.values())
     is_worse = before is not None and _is_worse(before, machine, findings, options)
     return 1 if has_failed or is_worse else 0
+
+
+def _where(memory: Path | None, names: Iterable[str]) -> str:
+    asked = [name for name in names if name in IN_MEMORY]
+    return f"\nRecorded into {memory}: {', '.join(asked)}" if memory and asked else ""
 
 
 def _is_worse(
@@ -127,7 +141,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="save the run")
     parser.add_argument("--against", type=Path, metavar="FILE", help="compare with a saved run")
     parser.add_argument("--figures", type=Path, metavar="DIR", help="draw PNGs there")
-    parser.add_argument("--folder", type=Path, help="where to record, on the disk to be measured")
+    parser.add_argument("--folder", type=Path, help="record here, also what goes into memory else")
     options = parser.parse_args(argv)
     if not options.names or "all" in options.names:
         options.names = list(QUESTIONS)
