@@ -14,6 +14,7 @@ from setuptools import Distribution, Extension
 from setuptools.command.build_ext import build_ext
 
 _MODULES = (
+    "shardwriter.files._global_heap",
     "shardwriter.files._lookup3",
     "shardwriter.files._shuffle",
     "shardwriter.recording._fast",

@@ -122,7 +122,7 @@ class ExperimentLoader:
         else:
             self._index = self._live.index
             self._own = OwnFiles(self.path)
-        self._rows = {int(i): row for row, i in enumerate(self._index["episode_id"])}
+        self._rows = {i: row for row, i in enumerate(self._index["episode_id"].tolist())}
         self._shards = ShardFiles(self._master_path, self._root, self._index, self._file)
         self._window_reader = WindowReader(self._readable_group, self._shards.most_open)
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from running import MAZE
 
-from shardwriter.files import codec, lookup3
+from shardwriter.files import codec, global_heap, lookup3
 from shardwriter.recording import innermost
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -66,6 +66,9 @@ def _unfinished_files(folder: Path) -> set[Path]:
     }
 
 
+_COMPILED = (codec, global_heap, innermost, lookup3)
+
+
 @pytest.fixture(autouse=True)
 def leaves_nothing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
     """Fail a test that leaves a process, a buffer in shared memory or an unfinished file.
@@ -102,10 +105,9 @@ def leaves_nothing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[N
 def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a test with compiled code and without it."""
     if request.param == "python":
-        monkeypatch.setattr(innermost, "compiled", None)
-        monkeypatch.setattr(lookup3, "compiled", None)
-        monkeypatch.setattr(codec, "compiled", None)
-    elif None in (innermost.compiled, lookup3.compiled, codec.compiled):
+        for module in _COMPILED:
+            monkeypatch.setattr(module, "compiled", None)
+    elif any(module.compiled is None for module in _COMPILED):
         pytest.skip("the package was built without a compiler")
 
 

@@ -366,6 +366,7 @@ def test_a_hang_is_the_file_s_not_ours(experiment: Path) -> None:
     assert "took more than 10 s" in str(results[1])
 
 
+@pytest.mark.usefixtures("both_ways")
 def test_a_heap_that_hangs_hdf5_is_refused(experiment: Path) -> None:
     path = shard(experiment, 1)
     data = bytearray(path.read_bytes())
@@ -407,6 +408,7 @@ def test_a_described_file_is_left_closed(experiment: Path) -> None:
     assert os.fspath(shard(experiment, 1)) not in held
 
 
+@pytest.mark.usefixtures("both_ways")
 def test_a_heap_in_the_middle_of_a_master_is_refused(experiment: Path) -> None:
     master = experiment / MASTER
     data = bytearray(master.read_bytes())

@@ -65,7 +65,8 @@ class ShardFiles:
         self._root = os.path.realpath(root)
         self._file = file
         self._folder = os.fspath(master.parent)
-        self._names: list[str] = [os.fsdecode(name) for name in index["shard"].tolist()]
+        names: list[bytes] = index["shard"].tolist()
+        self._names = [name.decode("utf-8", "surrogateescape") for name in names]
         self._sizes: list[int] = index["size"].tolist()
         self._uuids: list[bytes] = index["uuid"].tolist()
         self._ids: list[int] = index["episode_id"].tolist()
