@@ -29,6 +29,7 @@ __all__ = [
     "MasterStale",
     "MissingDependency",
     "NoSpace",
+    "NotWritten",
     "ShardDamaged",
     "ShardMissing",
     "ShardOutside",
