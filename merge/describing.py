@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from shardwriter.errors import ShardDamaged, ShardWriterError
 from shardwriter.files.quick_description import describe_several
 from shardwriter.files.shard_description import ShardDescription
-from shardwriter.system.process import Child, Parent
+from shardwriter.system.process import Child, Link, Parent
 
 __all__ = ["MEND", "Work", "describe_all", "in_children"]
 
@@ -132,7 +132,7 @@ class _Crew:
         links = {child.link: child for child in self._busy}
         ready = wait(list(links), self._limit_s)
         # `wait` is typed as if it could return other things than the links it was given.
-        child = links[ready[0]] if ready else next(iter(self._busy))  # type: ignore[index]
+        child = links[cast(Link, ready[0])] if ready else next(iter(self._busy))
         number, batch = self._busy.pop(child)
         try:
             if not ready:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from merging import copied, record
 from running import MAZE
 
 from shardwriter.files import codec, global_heap, lookup3
@@ -109,6 +110,18 @@ def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
             monkeypatch.setattr(module, "compiled", None)
     elif any(module.compiled is None for module in _COMPILED):
         pytest.skip("the package was built without a compiler")
+
+
+@pytest.fixture(scope="module")
+def recorded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Record as many episodes as the module says, once for all of its tests."""
+    return record(tmp_path_factory.mktemp("recorded"), range(request.module.EPISODES))
+
+
+@pytest.fixture
+def experiment(recorded: Path, tmp_path: Path) -> Path:
+    """Return a copy of that experiment."""
+    return copied(recorded, tmp_path)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from merging import copied, record, shard
+from merging import shard
 
 from merge import merge_experiment, verify
 from merge.describing import in_children
@@ -32,14 +32,7 @@ TABLE = "episodes/episode_0001/behavior"
 SECRET = b"root:x:0:0: a secret that no merge may copy"
 
 
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return record(tmp_path_factory.mktemp("hostile"), range(2))
-
-
-@pytest.fixture
-def experiment(recorded: Path, tmp_path: Path) -> Path:
-    return copied(recorded, tmp_path)
+EPISODES = 2  # of the experiment that each test has a copy of
 
 
 def external_storage(file: h5py.File, secret: Path) -> None:

@@ -34,14 +34,7 @@ from shardwriter.errors import (
 MASTER = "experiment_data.h5"
 
 
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return record(tmp_path_factory.mktemp("merge"), range(4))
-
-
-@pytest.fixture
-def experiment(recorded: Path, tmp_path: Path) -> Path:
-    return copied(recorded, tmp_path)
+EPISODES = 4  # of the experiment that each test has a copy of
 
 
 def positions(path: Path, episode: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from merging import copied, master_content, record, shard, shards_content, stamps
+from merging import master_content, record, shard, shards_content, stamps
 
 from merge import (
     MergeOptions,
@@ -42,14 +42,7 @@ from shardwriter.recovery import missing, recover
 MASTER = "experiment_data.h5"
 
 
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return record(tmp_path_factory.mktemp("pack"), range(5))
-
-
-@pytest.fixture
-def experiment(recorded: Path, tmp_path: Path) -> Path:
-    return copied(recorded, tmp_path)
+EPISODES = 5  # of the experiment that each test has a copy of
 
 
 def read(path: Path) -> dict[str, object]:

@@ -10,20 +10,12 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from merging import copied, record, stamps
+from merging import stamps
 
 from merge import pack
 from shardwriter.recovery import exit_code, recover
 
-
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return record(tmp_path_factory.mktemp("refusal"), range(5))
-
-
-@pytest.fixture
-def experiment(recorded: Path, tmp_path: Path) -> Path:
-    return copied(recorded, tmp_path)
+EPISODES = 5  # of the experiment that each test has a copy of
 
 
 def limited(limit: int, script: str, *arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -8,7 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from merging import copied, record, shard
+from merging import record, shard
 
 from merge import MergeOptions, master_check, merge_experiments, verify
 from merge.verify import read_index
@@ -18,14 +18,7 @@ from shardwriter.errors import ExperimentNotFound
 MASTER = "experiment_data.h5"
 
 
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return record(tmp_path_factory.mktemp("verify"), range(3))
-
-
-@pytest.fixture
-def experiment(recorded: Path, tmp_path: Path) -> Path:
-    return copied(recorded, tmp_path)
+EPISODES = 3  # of the experiment that each test has a copy of
 
 
 def problems(path: Path, **options: object) -> str:

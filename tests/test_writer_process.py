@@ -1,5 +1,6 @@
 """Writer processes: killed ones are replaced and nothing is lost; a bad episode costs itself."""
 
+import errno
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from shardwriter.errors import EpisodeBusy, WriterFailed
 from shardwriter.files.buffer import Buffer
 from shardwriter.files.layout import EpisodePaths
 from shardwriter.loader import ShardWarning
+from shardwriter.recording import writer_process
 from shardwriter.recording.writer import EpisodeWriter
 from shardwriter.recording.writer_process import WriterProcess
 from shardwriter.system.process import Identity
@@ -61,6 +63,25 @@ def test_a_killed_writer_is_replaced_and_nothing_is_lost(tmp_path: Path, steps: 
             del found["weight_changes/deltas"]
             assert_same(found, each.tables)
             assert loader.get_episode(each.id).get_metadata()["status"] == "completed"
+
+
+@pytest.mark.leaves_unfinished
+def test_a_writer_that_cannot_be_replaced_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "no more processes")
+
+    options = {"chunk_size": 4, "async_write": True, "n_async_workers": 1, "progress": False}
+    exporter = DataExporter("test", tmp_path, **options)  # type: ignore[arg-type]
+    episode = exporter.start_episode(0)
+    episode.log_timestep(0, behavior={"x": 0.0})
+    monkeypatch.setattr(writer_process, "Child", refused)
+    kill_writers()
+    episode.end()
+    for call in (episode.wait, exporter.close):
+        with pytest.raises(WriterFailed, match=r"no other could be started: .*no more processes"):
+            call()
 
 
 @pytest.mark.parametrize("is_sent", [False, True])

@@ -35,7 +35,7 @@ def _completion(options: argparse.Namespace) -> int:
     for command in (whole, *_commands_of(whole)):
         for argument in command._actions:
             if argument.type is Path:
-                argument.complete = shtab.FILE  # type: ignore[attr-defined]
+                argument.complete = shtab.FILE  # type: ignore[attr-defined]  # as shtab has it
     print(shtab.complete(whole, options.shell))
     return 0
 

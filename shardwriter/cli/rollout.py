@@ -9,7 +9,7 @@ from functools import partial
 from importlib import import_module
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from shardwriter.config import RecorderConfig
 from shardwriter.errors import ConfigError
@@ -50,7 +50,7 @@ def named_rollout(name: str) -> Rollout:
         found = getattr(found, part)
     if not callable(found):
         raise ConfigError(f"rollout {name}", "a function of an episode", found)
-    return found  # type: ignore[no-any-return]
+    return cast(Rollout, found)
 
 
 def bound_rollout(name: str, rollout: Rollout, config: Mapping[str, Any]) -> Rollout:

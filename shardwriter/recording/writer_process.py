@@ -236,15 +236,23 @@ class WriterProcess:
         with uninterrupted(), self.sending:
             self._deaths += 1
             if self._deaths >= _MOST_DEATHS:
-                for drain in self._open.values():
-                    drain.failure = f"its writer process died {self._deaths} times ({_exit(code)})"
-                self._open, self._child, self._deaths = {}, None, 0  # later episodes start afresh
+                self._give_up(f"its writer process died {self._deaths} times ({_exit(code)})")
                 return
-            self._child = Child(_SERVE, _ENVIRONMENT)
+            try:
+                self._child = Child(_SERVE, _ENVIRONMENT)
+            except OSError as error:
+                self._give_up(f"its writer process died, and no other could be started: {error}")
+                return
             for drain in self._open.values():
                 if drain.failure is None:
                     for message in drain.backlog():
                         self.send(message)
+
+    def _give_up(self, reason: str) -> None:
+        """Fail all episodes that are open here; later ones start afresh."""
+        for drain in self._open.values():
+            drain.failure = reason
+        self._open, self._child, self._deaths = {}, None, 0
 
 
 def _exit(code: int) -> str:

@@ -28,6 +28,7 @@ from typing import Any, Literal
 __all__ = [
     "Child",
     "Identity",
+    "Link",
     "Parent",
     "TerminationAsExit",
     "make_room_for_files",
