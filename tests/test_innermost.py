@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 N = 30
+ARGUMENTS = ("timestep", "neural_state", "spikes", "behavior", "reward", "spike_ids")
 
 
 def random_call(rng: np.random.Generator, timestep: int) -> dict[str, Any]:
@@ -139,6 +141,31 @@ def test_usual_timesteps_are_stored_by_compiled_code(tmp_path: Path) -> None:
         assert loader.get_episode(0).get_behavior()["timesteps"].tolist() == list(range(200))
     # The first, two that fill slots of 100, and ten that have spikes for two slots or fill one.
     assert len(taken) - sum(taken) == 1 + 10
+
+
+@pytest.mark.filterwarnings("ignore::shardwriter.recording.content_checks.NonFiniteWarning")
+def test_what_fits_is_stored_and_nothing_else(tmp_path: Path) -> None:
+    """A call for several episodes asks each before it stores in any."""
+    fitted = []
+
+    def log(episode: Episode) -> None:
+        rng = np.random.default_rng(3)
+        timesteps = episode._timesteps
+        for t in range(600):
+            call = random_call(rng, t)
+            row = [call.get(name) for name in ARGUMENTS]
+            before = episode.steps, episode.progress()
+            fitted.append(timesteps.fits(*row))
+            assert (episode.steps, episode.progress()) == before
+            if not timesteps.store_usual(*row) and fitted[-1]:
+                timesteps.hand_over_full()
+            assert episode.steps - before[0] == fitted[-1]
+            if not fitted[-1]:
+                with suppress(FieldError):
+                    timesteps.log(*row)
+
+    record(tmp_path, log, chunk_size=50)
+    assert 20 < sum(fitted) < 580
 
 
 @pytest.mark.parametrize("bad", [0, 1, 7, 18, 19, 20, 45])

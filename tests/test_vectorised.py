@@ -55,6 +55,7 @@ def contents(directory: Path) -> dict[int, dict[str, Any]]:
         }
 
 
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("async_write", [False, True])
 def test_one_call_logs_what_a_call_for_each_episode_would(
     tmp_path: Path, async_write: bool
@@ -89,6 +90,7 @@ def test_spike_ids_and_timesteps_of_each(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.usefixtures("both_ways")
 def test_a_call_that_does_not_fit_logs_nothing_in_any_episode(tmp_path: Path) -> None:
     good = {"neural_state": {"v": np.zeros((3, 4))}, "behavior": {"x": np.zeros(3)}}
     wrong: list[tuple[dict[str, Any], str]] = [
@@ -236,8 +238,10 @@ def test_a_batch_is_timed(tmp_path: Path) -> None:
     with DataExporter("batch", tmp_path, enable_profiling=True) as exporter:
         with exporter.start_episodes(count=2) as batch:
             for t in range(10):
-                batch.log_timesteps(t, reward=[1, 0])
-        assert exporter.get_performance_stats()["operations"]["log_timesteps"]["count"] == 10
+                batch.log_timesteps(t, reward=[1.0, 0.0])
+        operations = exporter.get_performance_stats()["operations"]
+        assert operations["log_timesteps"]["count"] == 10
+        assert operations["log_timestep"]["count"] == 0
 
 
 def test_a_recorder_in_another_process_has_batches_too(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 /* The innermost step of log_timestep: values that are as the tables want them, into their slots.
 
-   Invariant: `Step.log` checks everything before it stores anything, and takes only what needs
+   Invariant: `Step.store` checks everything before it stores anything, and takes only what needs
    nothing but copies: known fields, arrays of the known dtype and shape, room in every slot. For
    anything else it stores nothing and returns False, and Python does it all. So it does where a
    slot was filled, but then `has_filled` is set, and only the slot is to be handed over. Data first,
@@ -439,76 +439,120 @@ static void step_dealloc(Step *self)
     Py_DECREF(type);
 }
 
-static PyObject *step_log(Step *self, PyObject *const *args, Py_ssize_t n)
+/* A timestep that fits as it is. */
+typedef struct {
+    int64_t timestep, n_spikes;
+    PyObject *neural, *spikes, *behavior; /* borrowed; NULL where there is none to store */
+    double reward;
+} Row;
+
+/* Return 1 and the row if it needs nothing but copies, 0 if Python has to look, -1 on an error. */
+static int row_that_fits(const Step *self, PyObject *const *args, Row *row)
 {
-    if (n != 6 || self->neural == NULL) {
-        PyErr_SetString(PyExc_TypeError, "expected six arguments");
-        return NULL;
-    }
     PyObject *neural = args[1], *spikes = args[2], *behavior = args[3], *reward = args[4];
     PyObject *ids = args[5];
     int overflow;
-    self->has_filled = 0;
-    if (++self->calls == self->timed || !PyLong_CheckExact(args[0]))
-        Py_RETURN_FALSE;
-    int64_t timestep = PyLong_AsLongLongAndOverflow(args[0], &overflow);
-    if (overflow || timestep < self->first_valid || timestep > INT64_MAX - self->sampling)
-        Py_RETURN_FALSE;
-
-    if (timestep < self->next_sample)
-        neural = Py_None;
-    int64_t n_spikes = 0;
-    double value = 0.0;
-    if (neural != Py_None && !are_rows(neural, self->neural))
-        goto no;
-    int has_spikes = spikes != Py_None || ids != Py_None;
-    if (has_spikes) {
-        n_spikes = count_spikes(self, spikes, ids);
-        if (n_spikes < 0 || next_row(self->spikes, n_spikes) < 0)
+    *row = (Row){0};
+    if (!PyLong_CheckExact(args[0]))
+        return 0;
+    row->timestep = PyLong_AsLongLongAndOverflow(args[0], &overflow);
+    if (overflow || row->timestep < self->first_valid ||
+        row->timestep > INT64_MAX - self->sampling)
+        return 0;
+    if (neural != Py_None && row->timestep >= self->next_sample) {
+        if (!are_rows(neural, self->neural))
             goto no;
+        row->neural = neural;
     }
-    if (behavior != Py_None && !are_rows(behavior, self->behavior))
-        goto no;
+    if (spikes != Py_None || ids != Py_None) {
+        row->n_spikes = count_spikes(self, spikes, ids);
+        if (row->n_spikes < 0 || next_row(self->spikes, row->n_spikes) < 0)
+            goto no;
+        row->spikes = ids == Py_None ? spikes : ids;
+    }
+    if (behavior != Py_None) {
+        if (!are_rows(behavior, self->behavior))
+            goto no;
+        row->behavior = behavior;
+    }
     if (Py_TYPE(reward) == &PyFloat_Type || Py_TYPE(reward) == &PyDoubleArrType_Type)
-        value = PyFloat_AsDouble(reward);
+        row->reward = PyFloat_AsDouble(reward);
     else if (Py_TYPE(reward) == &PyFloatArrType_Type) {
         float narrow;
         PyArray_ScalarAsCtype(reward, &narrow);
-        value = narrow;
+        row->reward = narrow;
     } else if (reward != Py_None)
         goto no;
-    if (value != 0.0 && next_row(self->rewards, 1) < 0)
-        goto no;
+    return row->reward == 0.0 || next_row(self->rewards, 1) >= 0;
+no:
+    return PyErr_Occurred() ? -1 : 0;
+}
 
-    if (neural != Py_None) {
-        store_fields(neural, self->neural, timestep);
-        self->next_sample = timestep + self->sampling;
+static int are_arguments(const Step *self, Py_ssize_t n)
+{
+    if (n == 6 && self->neural != NULL)
+        return 1;
+    PyErr_SetString(PyExc_TypeError, "expected six arguments");
+    return 0;
+}
+
+static PyObject *step_fits(Step *self, PyObject *const *args, Py_ssize_t n)
+{
+    Row row;
+    int fits = are_arguments(self, n) ? row_that_fits(self, args, &row) : -1;
+    return fits < 0 ? NULL : PyBool_FromLong(fits);
+}
+
+static PyObject *step_store(Step *self, PyObject *const *args, Py_ssize_t n)
+{
+    Row row;
+    if (!are_arguments(self, n))
+        return NULL;
+    self->has_filled = 0;
+    int fits = row_that_fits(self, args, &row);
+    if (fits < 0)
+        return NULL;
+    if (!fits)
+        Py_RETURN_FALSE;
+
+    if (row.neural != NULL) {
+        store_fields(row.neural, self->neural, row.timestep);
+        self->next_sample = row.timestep + self->sampling;
     }
-    if (n_spikes)
-        store_spikes((PyArrayObject *)(ids == Py_None ? spikes : ids), self->spikes,
-                     timestep, n_spikes);
-    if (behavior != Py_None)
-        store_fields(behavior, self->behavior, timestep);
-    if (value != 0.0) {
+    if (row.n_spikes)
+        store_spikes((PyArrayObject *)row.spikes, self->spikes, row.timestep, row.n_spikes);
+    if (row.behavior != NULL)
+        store_fields(row.behavior, self->behavior, row.timestep);
+    if (row.reward != 0.0) {
         Cursor *rewards = self->rewards;
-        int64_t row = load(&rewards->counter) - rewards->base;
-        rewards->timesteps[row] = timestep;
-        ((double *)rewards->columns[0].data)[row] = value;
-        commit(rewards, row + 1);
+        int64_t place = load(&rewards->counter) - rewards->base;
+        rewards->timesteps[place] = row.timestep;
+        ((double *)rewards->columns[0].data)[place] = row.reward;
+        commit(rewards, place + 1);
     }
     if (self->is_checked)
-        self->first_valid = timestep;
+        self->first_valid = row.timestep;
     store(&self->steps, load(&self->steps) + 1);
     self->has_filled = is_full(self->neural) || is_full(self->spikes) ||
                        is_full(self->behavior) || is_full(self->rewards);
     return PyBool_FromLong(!self->has_filled);
-no:
-    if (PyErr_Occurred())
-        return NULL;
-    Py_RETURN_FALSE;
+}
+
+static PyObject *step_log(Step *self, PyObject *const *args, Py_ssize_t n)
+{
+    self->has_filled = 0;
+    if (++self->calls == self->timed)
+        Py_RETURN_FALSE;
+    return step_store(self, args, n);
 }
 
 static PyMethodDef step_methods[] = {
+    {"fits", (PyCFunction)(void (*)(void))step_fits, METH_FASTCALL,
+     "fits($self, timestep, neural_state, spikes, behavior, reward, spike_ids, /)\n--\n\n"
+     "Tell whether `store` of a timestep would store it; store nothing."},
+    {"store", (PyCFunction)(void (*)(void))step_store, METH_FASTCALL,
+     "store($self, timestep, neural_state, spikes, behavior, reward, spike_ids, /)\n--\n\n"
+     "Log a timestep as `log` does, but as part of another call."},
     {"log", (PyCFunction)(void (*)(void))step_log, METH_FASTCALL,
      "log($self, timestep, neural_state, spikes, behavior, reward, spike_ids, /)\n--\n\n"
      "Log a timestep and return True; return False where Python has to go on."},

@@ -133,9 +133,13 @@ class EpisodeBatch(Sequence[Episode]):
                     neural_state = None  # and so it is not fetched
                 values = fetched((neural_state, spikes, behavior, reward, spike_ids))
                 rows = self._rows(steps, *values)
-                checked = [log.check(*rows[i]) for i, log in zip(places, logs, strict=True)]
-                for log, row in zip(logs, checked, strict=True):
-                    log.store(row)
+                calls = [(log, rows[i]) for i, log in zip(places, logs, strict=True)]
+                unusual = [None if log.fits(*row) else log.check(*row) for log, row in calls]
+                for (log, row), checked in zip(calls, unusual, strict=True):
+                    if checked is not None:
+                        log.store(checked)
+                    elif not log.store_usual(*row):
+                        log.hand_over_full()
 
     def _rows(
         self,

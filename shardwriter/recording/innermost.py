@@ -95,6 +95,30 @@ class Step(Protocol):
         Nothing was logged then, unless ``has_filled`` is set.
         """
 
+    def fits(
+        self,
+        timestep: Any,
+        neural_state: Any,
+        spikes: Any,
+        behavior: Any,
+        reward: Any,
+        spike_ids: Any,
+        /,
+    ) -> bool:
+        """Tell whether ``store`` of a timestep would store it; store nothing."""
+
+    def store(
+        self,
+        timestep: Any,
+        neural_state: Any,
+        spikes: Any,
+        behavior: Any,
+        reward: Any,
+        spike_ids: Any,
+        /,
+    ) -> bool:
+        """Log a timestep as ``log`` does, but as part of a call for several; ``calls`` stays."""
+
 
 class PythonCursor:
     """Keeps nothing."""
@@ -139,6 +163,21 @@ class PythonStep:
         """Return False."""
         self.calls += 1
         return False
+
+    def fits(
+        self,
+        timestep: Any,
+        neural_state: Any,
+        spikes: Any,
+        behavior: Any,
+        reward: Any,
+        spike_ids: Any,
+        /,
+    ) -> bool:
+        """Return False."""
+        return False
+
+    store = fits
 
 
 compiled = compiled_module("shardwriter.recording._fast")

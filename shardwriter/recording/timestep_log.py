@@ -74,6 +74,10 @@ class TimestepLog:
     log_usual
         Logs a timestep that needs nothing but copies, and returns whether that is all; ``log``
         takes every other, and goes on where a slot was filled.
+    fits
+        Tells whether a timestep is such a one.
+    store_usual
+        Logs one as part of another call; ``hand_over_full`` goes on where it returns False.
     """
 
     def __init__(
@@ -96,6 +100,8 @@ class TimestepLog:
         self._rewards: TableLog | None = None
         self._cursors = spikes, rewards
         self.log_usual = self._step.log
+        self.fits = self._step.fits
+        self.store_usual = self._step.store
         self._timing: Timing | None = None
         self._counted = 0
         self._note_network()
@@ -155,9 +161,7 @@ class TimestepLog:
         spike_ids: Any,
     ) -> None:
         if self._step.has_filled:
-            for log in (self._neural, self._spikes, self._behavior, self._rewards):
-                if log is not None:
-                    log.hand_over_full()
+            self.hand_over_full()
             return
         if "jax" in sys.modules:
             if type(timestep) is int and not self.is_due(timestep):
@@ -166,6 +170,12 @@ class TimestepLog:
                 (neural_state, spikes, behavior, reward, spike_ids)
             )
         self.store(self.check(timestep, neural_state, spikes, behavior, reward, spike_ids))
+
+    def hand_over_full(self) -> None:
+        """Hand over the slots that the last timestep filled."""
+        for log in (self._neural, self._spikes, self._behavior, self._rewards):
+            if log is not None:
+                log.hand_over_full()
 
     def is_due(self, timestep: int) -> bool:
         """Tell whether the neural state of a timestep would be stored."""
