@@ -15,6 +15,7 @@ from setuptools.command.build_ext import build_ext
 
 _MODULES = (
     "shardwriter.files._global_heap",
+    "shardwriter.files._huffman",
     "shardwriter.files._lookup3",
     "shardwriter.files._shuffle",
     "shardwriter.recording._fast",

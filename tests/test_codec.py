@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from isal import isal_zlib
 
+from shardwriter.files import codec
 from shardwriter.files.codec import Deflater, inflate, shuffle, unshuffle
 
 RNG = np.random.default_rng(0)
@@ -21,10 +23,12 @@ BLOCKS = {
     "bytes": RNG.integers(0, 256, 5_000, np.uint8),
     "bool": RNG.random(1_001) < 0.02,
     "text": np.array([b"left", b"right"] * 300, "S256"),
+    "narrow": (RNG.standard_normal(60_000) * 3 - 60).astype(np.float32),  # one plane has no matches
     "zeros": np.zeros(3_000, np.float32),
 }
 
 
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("level", [1, 4, 9])
 @pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
 def test_any_zlib_reads_what_was_written(block: np.ndarray[Any, Any], level: int) -> None:
@@ -64,6 +68,46 @@ def test_noise_is_stored_and_the_rest_deflated() -> None:
     assert stream[2] == 0  # a stored block comes first,
     assert data[:1_000] in stream  # and holds the bytes as they are
     assert len(stream) < 0.9 * len(data)
+
+
+compiled_only = pytest.mark.skipif(
+    codec.huffman is None, reason="the package was built without a compiler"
+)
+
+
+@compiled_only
+def test_a_plane_without_matches_is_written_without_a_search() -> None:
+    data = shuffle(BLOCKS["narrow"])
+    literals = codec.huffman.literals(data[120_000:180_000])
+    assert literals in Deflater(4)(data, 4)
+
+
+@compiled_only
+@pytest.mark.parametrize("size", [*range(1, 18), 1_000, 100_001])
+@pytest.mark.parametrize("power", [0, 1, 4, 30, 300], ids="power {}".format)
+def test_any_decoder_reads_literals(size: int, power: int) -> None:
+    """From even bytes to such that the code's longest words are cut short."""
+    weights = RNG.random(256) ** power
+    some = RNG.choice(256, size, p=weights / weights.sum()).astype(np.uint8).tobytes()
+    counts = [1, 1]
+    while len(counts) < 24:  # for which Huffman's tree has one leaf at each depth
+        counts.append(counts[-1] + counts[-2])
+    deep = RNG.permutation(np.repeat(np.arange(24, dtype=np.uint8), counts)).tobytes()
+    for data in some, some * 2, deep:
+        block = codec.huffman.literals(data)
+        stream = b"\x78\x5e" + block + b"\x03\0" + zlib.adler32(data).to_bytes(4, "big")
+        assert zlib.decompress(stream) == data
+        assert isal_zlib.decompress(stream) == data
+        assert inflate(stream, len(data)) == data
+        searchless = zlib.compressobj(9, strategy=zlib.Z_HUFFMAN_ONLY)
+        best = len(searchless.compress(data) + searchless.flush())
+        assert len(block) <= 1.01 * best + 150
+
+
+@compiled_only
+def test_literals_of_nothing() -> None:
+    with pytest.raises(ValueError, match="expected 1 byte"):
+        codec.huffman.literals(b"")
 
 
 def test_other_planes_are_stored_once_the_data_change() -> None:

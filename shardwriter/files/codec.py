@@ -7,6 +7,7 @@ with the stock shuffle and deflate filters gets back the bytes that came in.
 import threading
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 import deflate
@@ -24,11 +25,14 @@ RawEncoder = Callable[[Octets], bytes]
 _SIZE_TOLERANCE = 1.03
 # A block that compresses better or worse by this factor is unlike the one that decided.
 _DRIFT = 1.25
+# A byte plane is written as literals while a search for matches saves no more than this of it.
+_IN_MATCHES = 0.01
 # A byte plane that deflate shrinks by less than this is noise, and stored as it is.
 _NOISE = 0.96
 _ZLIB_HEADER = b"\x78\x5e"  # window of 32 KiB, a fast level, no dictionary
 _STORED_BYTES = 0xFFFF  # most bytes in a stored block
 compiled = compiled_module("shardwriter.files._shuffle")
+huffman = compiled_module("shardwriter.files._huffman")
 
 _WORDS: dict[int, np.dtype[Any]] = {size: np.dtype(f"<u{size}") for size in (1, 2, 4, 8)}
 
@@ -76,13 +80,40 @@ def unshuffle(data: bytes | bytearray, out: np.ndarray[Any, Any], first: int = 0
         octets[i::size] = plane[first:last]
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How a stream is made: planes that are stored, then some as literals, the rest encoded."""
+
+    encode: RawEncoder
+    stored: int = 0
+    literal: int = 0
+
+    def stream(self, data: bytes, planes: int) -> bytes:
+        """Return data, which consist of so many byte planes, as a zlib stream (RFC 1950, 1951)."""
+        octets, length = memoryview(data), len(data) // planes
+        parts: list[Octets] = [_ZLIB_HEADER]
+        stored = self.stored * length
+        for start in range(0, stored, _STORED_BYTES):
+            block = octets[start : min(start + _STORED_BYTES, stored)]
+            size = len(block)
+            parts.append(b"\0" + size.to_bytes(2, "little") + (size ^ 0xFFFF).to_bytes(2, "little"))
+            parts.append(block)
+        done = stored
+        for _ in range(self.literal if length else 0):
+            parts.append(huffman.literals(octets[done : done + length]))
+            done += length
+        parts += [self.encode(octets[done:]), isal_zlib.adler32(data).to_bytes(4, "big")]
+        return b"".join(parts)
+
+
 class Deflater:
     """Deflate for one column at one gzip level.
 
     Of ISA-L, libdeflate and zlib, fastest first, the first serves whose output for the first
     block is at most 3 % larger than zlib's at that level. The first byte planes of floats are
     often noise: those that do not shrink are put into stored blocks of the same stream, which
-    cost the time of a copy to write and to read. Where a later block compresses quite unlike the
+    cost the time of a copy to write and to read. Those after them that shrink without a search for
+    matches are written without one. Where a later block compresses quite unlike the
     one that decided, as data do that begin with zeros, that block decides anew; each decision
     doubles the number of blocks before the next, so that all of them cost next to nothing.
 
@@ -95,17 +126,15 @@ class Deflater:
     __slots__ = (
         "_blocks",
         "_deciding",
-        "_encode",
         "_next_decision",
+        "_plan",
         "_share",
-        "_stored_planes",
         "level",
     )
 
     def __init__(self, level: int) -> None:
         self.level = level
-        self._encode: RawEncoder | None = None
-        self._stored_planes = 0
+        self._plan: _Plan | None = None
         self._share = 1.0  # compressed size of the block that decided, per byte
         self._blocks = 0
         self._next_decision = 0
@@ -118,9 +147,9 @@ class Deflater:
         """
         with self._deciding:
             self._blocks += 1
-            if self._encode is None:
+            if self._plan is None:
                 return self._decided(data, planes)
-        encoded = _stream(data, self._stored_planes * (len(data) // planes), self._encode)
+        encoded = self._plan.stream(data, planes)
         drift = len(encoded) / max(len(data), 1) / self._share
         if self._blocks >= self._next_decision and not 1 / _DRIFT < drift < _DRIFT:
             with self._deciding:
@@ -133,20 +162,21 @@ class Deflater:
         self._share = len(reference) / max(len(data), 1)
         self._next_decision = 2 * self._blocks
         most = _SIZE_TOLERANCE * len(reference)
-        noisy = _noisy_planes(data, planes)
+        stored, literal = _plain_planes(data, planes)
+        ways = dict.fromkeys(((stored, literal), (stored, 0), (0, 0)))
         for encode in (_isal, self._libdeflate, self._zlib):
-            for stored in (noisy, 0) if noisy else (0,):
-                encoded = _stream(data, stored * (len(data) // planes), encode)
+            for way in ways:
+                self._plan = _Plan(encode, *way)
+                encoded = self._plan.stream(data, planes)
                 if len(encoded) <= most:
-                    self._encode, self._stored_planes = encode, stored
                     return encoded
-        self._encode, self._stored_planes = self._zlib, 0
+        self._plan = _Plan(self._zlib)
         return reference
 
     @property
     def encoder_name(self) -> str:
         """Which encoder serves: ``isal``, ``libdeflate`` or ``zlib``; empty before any block."""
-        return "" if self._encode is None else self._encode.__name__.lstrip("_")
+        return "" if self._plan is None else self._plan.encode.__name__.lstrip("_")
 
     def _zlib(self, data: Octets) -> bytes:
         encoder = zlib.compressobj(self.level, zlib.DEFLATED, -zlib.MAX_WBITS)
@@ -160,27 +190,23 @@ def _isal(data: Octets) -> bytes:
     return isal_zlib.compress(data, 1, -zlib.MAX_WBITS)
 
 
-def _noisy_planes(data: bytes, planes: int) -> int:
-    """Return how many of the first planes do not shrink; the last is never one of them."""
+def _plain_planes(data: bytes, planes: int) -> tuple[int, int]:
+    """Return how many of the first planes do not shrink, and how many after them lack matches.
+
+    The last one is none of them.
+    """
     length = len(data) // planes
-    for i in range(planes - 1):
+    kinds = []
+    for i in range(planes - 1 if length else 0):
         plane = memoryview(data)[i * length : (i + 1) * length]
-        if len(_isal(plane)) < _NOISE * length:
-            return i
-    return planes - 1
-
-
-def _stream(data: bytes, stored: int, encode: RawEncoder) -> bytes:
-    """Return a zlib stream whose first `stored` bytes are in stored blocks (RFC 1950, 1951)."""
-    octets = memoryview(data)
-    parts: list[Octets] = [_ZLIB_HEADER]
-    for start in range(0, stored, _STORED_BYTES):
-        block = octets[start : min(start + _STORED_BYTES, stored)]
-        length = len(block)
-        parts.append(b"\0" + length.to_bytes(2, "little") + (length ^ 0xFFFF).to_bytes(2, "little"))
-        parts.append(block)
-    parts += [encode(octets[stored:]), isal_zlib.adler32(data).to_bytes(4, "big")]
-    return b"".join(parts)
+        size = len(_isal(plane))
+        if size >= _NOISE * length and "literal" not in kinds:
+            kinds.append("stored")
+        elif huffman and len(huffman.literals(plane)) - size <= _IN_MATCHES * length:
+            kinds.append("literal")
+        else:
+            break
+    return kinds.count("stored"), kinds.count("literal")
 
 
 def inflate(data: bytes, size: int) -> bytearray:
