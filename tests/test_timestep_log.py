@@ -102,13 +102,15 @@ def test_spike_ids_are_stored_as_they_come(tmp_path: Path) -> None:
         for i, ids in enumerate(forms):
             episode.log_timestep(5 * i, spike_ids=ids)
             episode.log_timestep(5 * i + 1, spike_ids=[])
-            block = [5 * i + 2, 5 * i + 3, 5 * i + 4]
-            episode.log_timesteps(block, spike_ids=[ids, [], np.zeros(0, np.int32)])
+            block = [5 * i + 2, 5 * i + 3]
+            episode.log_timesteps(block, spike_ids=[ids, []])
+            arrays = [np.asarray(ids), np.zeros(0, np.int32)]
+            episode.log_timesteps([5 * i + 3, 5 * i + 4], spike_ids=arrays)
 
     spikes = read(tmp_path, log).get_spikes()
-    timesteps = [5 * i + k for i in range(len(forms)) for k in (0, 2)]
+    timesteps = [5 * i + k for i in range(len(forms)) for k in (0, 2, 3)]
     assert spikes["timesteps"].tolist() == np.repeat(timesteps, 3).tolist()
-    assert spikes["neuron_ids"].tolist() == [7, 2, 7] * 2 * len(forms)
+    assert spikes["neuron_ids"].tolist() == [7, 2, 7] * 3 * len(forms)
 
 
 def test_more_spikes_in_a_timestep_than_fit_a_slot(tmp_path: Path) -> None:
@@ -282,6 +284,10 @@ BAD_BLOCKS: list[tuple[dict[str, Any], str]] = [
     ({"spike_ids": [[1]]}, "spike_ids: expected 2 arrays, and no spikes, got 1"),
     ({"spike_ids": 5}, "spike_ids: expected 2 arrays"),
     ({"spike_ids": [[1], [0.5]]}, "spike_ids: expected integer ids"),
+    ({"spike_ids": [np.array([1]), np.array([0.5])]}, "spike_ids: expected integer ids"),
+    ({"spike_ids": [np.array([1]), np.array([True])]}, "spike_ids: expected integer ids"),
+    ({"spike_ids": [np.array([1]), np.array([[2]])]}, "spike_ids: expected integer ids"),
+    ({"spike_ids": [np.array([1]), np.array([2, -1])]}, "spike_ids: expected ids from 0 to"),
     ({"reward": [1.0]}, "reward: expected numbers, shape (2,), got float64 (1,)"),
     ({"reward": 1.0}, "reward: expected numbers, shape (2,), got float64 ()"),
     ({"reward": ["a", "b"]}, "reward: expected numbers, shape (2,)"),

@@ -370,9 +370,13 @@ class TimestepLog:
             expected = f"{len(steps)} arrays, and no spikes"
             advice = "pass one array of ids per timestep"
             raise FieldError(self._episode, "spike_ids", expected, str(given), advice)
-        each = [self._spike_ids(None, ids) for ids in spike_ids]
-        counts = [len(ids) for ids in each]
-        return np.repeat(steps, counts), np.concatenate(each)
+        joined = _joined(spike_ids)
+        if joined is None:
+            spike_ids = [self._spike_ids(None, ids) for ids in spike_ids]
+            joined = np.concatenate(spike_ids)
+        else:
+            self._check_range(joined)
+        return np.repeat(steps, list(map(len, spike_ids))), joined
 
     def _reward(self, reward: Any) -> float:
         if type(reward) in _PLAIN_NUMBERS:
@@ -412,3 +416,13 @@ class TimestepLog:
 
 def _rows(block: Array, chosen: Array) -> Array:
     return block if len(chosen) == len(block) else block[chosen]
+
+
+def _joined(arrays: Sequence[Any]) -> Array | None:
+    """Return arrays of ids as one, None where one of them is something else."""
+    if {type(ids) for ids in arrays} != {np.ndarray}:
+        return None
+    if not {(ids.dtype.kind, ids.ndim) for ids in arrays} <= {("i", 1), ("u", 1)}:
+        return None
+    ids = np.concatenate(arrays)
+    return ids if ids.dtype.kind in "iu" else None  # uint64 beside int64 becomes float64
