@@ -249,6 +249,11 @@ class EpisodeWriter:
         )
 
     @property
+    def compresses(self) -> bool:
+        """Whether what ``begin`` returns takes its time."""
+        return self._compression.name is not None or self._compression.adaptive
+
+    @property
     def flush_interval_s(self) -> float:
         """After how long ``flush`` is due again."""
         return float(self._start["flush_interval_s"])

@@ -8,6 +8,7 @@ import gc
 import os
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -104,13 +105,10 @@ class _Server:
         if kind == "drain":
             _, name, first, last = rest
             for chunk in range(first, last + 1):
-                future = self._encoders.submit(self._writers[episode].begin(name, chunk))
-                self._begun.append((episode, name, chunk, future))
+                self._begin(episode, name, chunk)
         elif kind == "finish":
             _, name, chunk, future = rest
-            self._writers[episode].drain(name, chunk, future.result)
-            self._tell(("free", episode, name, chunk))
-            reached("slot returned")
+            self._drain(episode, name, chunk, future.result)
         elif kind == "flush":
             self._writers[episode].flush()
         else:
@@ -118,6 +116,21 @@ class _Server:
             del self._writers[episode]
             self._tell(("sealed", episode, sealed))
             reached("seal returned")
+
+    def _begin(self, episode: int, name: str, chunk: int) -> None:
+        writer = self._writers[episode]
+        encode = writer.begin(name, chunk)
+        if writer.compresses:
+            self._begun.append((episode, name, chunk, self._encoders.submit(encode)))
+        else:  # waking another thread would take longer
+            self._drain(episode, name, chunk, encode)
+
+    def _drain(
+        self, episode: int, name: str, chunk: int, encode: Callable[[], list[Encoded]]
+    ) -> None:
+        self._writers[episode].drain(name, chunk, encode)
+        self._tell(("free", episode, name, chunk))
+        reached("slot returned")
 
     def _tell(self, message: tuple[object, ...]) -> None:
         with suppress(OSError):  # a dead parent hears nothing, and needs to hear nothing
