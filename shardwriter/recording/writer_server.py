@@ -133,8 +133,10 @@ class _Server:
         reached("slot returned")
 
     def _tell(self, message: tuple[object, ...]) -> None:
+        link = self._parent.link
+        send = link.send_short if message[0] == "free" else link.send
         with suppress(OSError):  # a dead parent hears nothing, and needs to hear nothing
-            self._parent.link.send(message)
+            send(message)
 
 
 def serve(parent: Parent) -> None:

@@ -209,9 +209,12 @@ class Parent:
     """
 
     def __init__(self, fd: int, pid: int) -> None:
-        self.link = Connection(fd)
+        self.link = Link(fd)
         self.pidfd = os.pidfd_open(os.getppid())
         self._is_gone = os.getppid() != pid
+        self._poller = select.poll()
+        for each in (fd, self.pidfd):
+            self._poller.register(each, select.POLLIN)
 
     def receive(self, timeout_s: float | None = None) -> Any:
         """Return the parent's next message, or None when the time is up.
@@ -221,8 +224,8 @@ class Parent:
         EOFError
             The parent has ended, or closed the link, and every message was received.
         """
-        ready = wait([self.link, self.pidfd], timeout=timeout_s)
-        if self.link in ready:
+        ready = dict(self._poller.poll(None if timeout_s is None else 1e3 * timeout_s))
+        if self.link.fileno() in ready:
             try:
                 return self.link.recv()
             except ConnectionResetError as error:
