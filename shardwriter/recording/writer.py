@@ -16,19 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from shardwriter.errors import BufferDamaged, EpisodeBusy, ShardDamaged
+from shardwriter.errors import BufferDamaged, EpisodeBusy
 from shardwriter.files.buffer import Buffer, Record, TableSlots, remove_buffer
 from shardwriter.files.compression import Compression
 from shardwriter.files.groups import write_attributes
-from shardwriter.files.journal import replay, sync_directory, sync_file
+from shardwriter.files.journal import sync_directory, sync_file
 from shardwriter.files.layout import REWARDS, SPIKES, EpisodePaths
 from shardwriter.files.publication import publish
 from shardwriter.files.refusal import abandon, abandoned_on_failure, completed
-from shardwriter.files.salvage import check_opens, is_sealed, part_tables, salvage, set_aside
+from shardwriter.files.salvage import is_sealed, set_aside
 from shardwriter.files.shard import Codecs, Encoded, Shard, amended, append_to, create
 from shardwriter.files.shard_description import describe
 from shardwriter.files.tree import Leaf, unpack
 from shardwriter.files.whole_shard import Unsuitable, WholeShard
+from shardwriter.recording.takeover import Progress, Takeover
 from shardwriter.system.instants import reached
 from shardwriter.system.process import Identity
 
@@ -121,8 +122,7 @@ class EpisodeWriter:
         self._end: dict[str, Any] = {}
         self._start: dict[str, Any] = {}
         self._shard: Shard | None = None
-        self._written: dict[str, int] = {}  # whole chunks flushed, by table
-        self._rewards: dict[int, float] = {}  # sum of rewards, by chunk
+        self._progress = Progress(is_recovery)
         self._is_sealed = False
         self._raw_bytes: Mapping[str, int] = {}
         self._stored_bytes: Mapping[str, int] = {}
@@ -130,12 +130,6 @@ class EpisodeWriter:
         self.busy_s = 0.0
         self._slots_high_water = 0.0
         self._opened_at = time.perf_counter()
-        self._is_recovery = is_recovery
-        self._kept: dict[str, int] = {}  # rows of the tables of which not all are sound
-        self._part_only: dict[str, int] = {}  # rows of tables that the buffer does not know
-        self._in_part: dict[str, int] = {}  # whole chunks that were found in a part
-        self._only_in_part: set[tuple[str, int]] = set()  # of them, those with a damaged slot
-        self._damage: list[str] = []
         self._flushed: dict[str, int] = {}  # rows of each table when `flush` last wrote
         self.episode = paths.episode
         self._read_records()
@@ -156,14 +150,31 @@ class EpisodeWriter:
         if not self._start:
             raise BufferDamaged(self._paths.buffer, "its start record is gone")
         self._compression = Compression(**self._start["compression"])
+        has_rebooted = self._start["owner"]["boot_id"] != Identity.own().boot_id
+        takeover = Takeover(self._paths, self._tables, self._progress, has_rebooted=has_rebooted)
         if self._paths.part.exists() or self._paths.journal.exists():
-            self._take_over()
-        if self._is_recovery:
-            self._verify_slots()
+            self._take_over(takeover)
+        if self._progress.is_recovery and not self._is_sealed:
+            takeover.verify_slots()
+
+    def _take_over(self, takeover: Takeover) -> None:
+        """Make the part whole again and write what only the buffer holds."""
+        paths = self._paths
+        is_readable = takeover.is_readable()
+        if is_readable and is_sealed(paths.part, self.episode):
+            self._is_sealed = True
+            return
+        shard = self._create()
+        with abandoned_on_failure(shard.file):
+            takeover.copy_part(shard, is_readable=is_readable)
+            if self._progress.damage:
+                set_aside(paths.part, paths.damaged)
+            self._publish_part(shard)
+        self._shard = shard
 
     def begin(self, name: str, chunk: int) -> Callable[[], list[Encoded]]:
         """Return what compresses a full slot, for any thread, while other slots are drained."""
-        if chunk < self._written.get(name, 0):
+        if chunk < self._progress.written.get(name, 0):
             return list  # told again; `drain` leaves it out too
         began = time.perf_counter()
         self._read_records()
@@ -179,7 +190,7 @@ class EpisodeWriter:
 
         `encode` is what ``begin`` returned, or gives its result.
         """
-        if chunk < self._written.get(name, 0):
+        if chunk < self._progress.written.get(name, 0):
             return  # and the slot may hold other rows by now
         began = time.perf_counter()
         encoded = encode()
@@ -189,7 +200,7 @@ class EpisodeWriter:
         reached("chunk written")
         shard.file.flush()
         reached("chunk flushed")
-        self._written[name] = chunk + 1
+        self._progress.written[name] = chunk + 1
         self.busy_s += time.perf_counter() - began
 
     def flush(self) -> None:
@@ -221,7 +232,7 @@ class EpisodeWriter:
         """
         began = time.perf_counter()
         self._read_records()
-        rows = {name: self._rows(name) for name in self._tables} | self._part_only
+        rows = {name: self._rows(name) for name in self._tables} | self._progress.part_only
         if self._is_sealed:
             finished = self._paths.part
         elif self._shard is None:
@@ -229,17 +240,16 @@ class EpisodeWriter:
         else:
             finished = self._finish_part(self._part(self._tables))
         publish(finished, self._paths.shard)
-        if self._damage:
+        if self._progress.damage:
             set_aside(self._paths.buffer, self._paths.damaged)
         self._buffer.unlink()
-        lost = {n: max(-1, self._tables[n].rows - kept) for n, kept in self._kept.items()}
         return Sealed(
             self.episode,
             self._paths.shard,
             self._status(),
             rows,
-            lost,
-            tuple(self._damage),
+            self._progress.lost(self._tables),
+            tuple(self._progress.damage),
             self._raw_bytes,
             self._stored_bytes,
             self.busy_s + time.perf_counter() - began,
@@ -273,7 +283,7 @@ class EpisodeWriter:
     # -- reading the buffer ---------------------------------------------------------------
 
     def _rows(self, name: str) -> int:
-        return self._kept.get(name, self._tables[name].rows)
+        return self._progress.rows(self._tables[name])
 
     def _read_records(self) -> None:
         for record, slots in self._read_new():
@@ -290,7 +300,7 @@ class EpisodeWriter:
         try:
             return self._buffer.read_new()
         except BufferDamaged as damage:
-            self._note(damage)
+            self._progress.note(damage)
             return []
 
     # -- writing --------------------------------------------------------------------------
@@ -352,14 +362,14 @@ class EpisodeWriter:
         if name == REWARDS:
             slots = self._tables[name].slots
             with np.errstate(all="ignore"):  # inf - inf is the caller's business
-                self._rewards[chunk] = float(np.sum(slots[chunk % len(slots)][1][:rows]))
+                self._progress.rewards[chunk] = float(np.sum(slots[chunk % len(slots)][1][:rows]))
 
     def _write_rest(self, shard: Shard | WholeShard, name: str) -> None:
         """Write the chunks that no hand-over announced, the last one as far as it goes."""
         table = self._tables[name].table
         rows = self._rows(name)
-        for chunk in range(self._written.get(name, 0), -(-rows // table.rows_per_chunk)):
-            if (name, chunk) in self._only_in_part:
+        for chunk in range(self._progress.written.get(name, 0), -(-rows // table.rows_per_chunk)):
+            if (name, chunk) in self._progress.only_in_part:
                 continue
             count = min(table.rows_per_chunk, rows - chunk * table.rows_per_chunk)
             self._write_chunk(shard, name, chunk, count)
@@ -412,122 +422,14 @@ class EpisodeWriter:
             "success": False,
             "total_timesteps": self._buffer.steps[0],
             "total_spikes": self._rows(SPIKES) if SPIKES in self._tables else 0,
-            "total_reward": float(sum(self._rewards.values())),  # fsum refuses inf and -inf
+            # Not fsum, which refuses inf and -inf.
+            "total_reward": float(sum(self._progress.rewards.values())),
             **self._end,
             "status": self._status(),
         }
 
     def _status(self) -> str:
-        has_rows = self._part_only or any(slots.rows for slots in self._tables.values())
+        has_rows = self._progress.part_only or any(slots.rows for slots in self._tables.values())
         if not has_rows and not self._end.get("error"):
             return "empty"
         return str(self._end.get("status", "interrupted"))
-
-    # -- going on where another writer was killed ------------------------------------------
-
-    def _take_over(self) -> None:
-        """Make the part whole again and write what only the buffer holds."""
-        paths = self._paths
-        readable = self._is_readable()
-        if readable and is_sealed(paths.part, self.episode):
-            self._is_sealed = True
-            return
-        shard = self._create()
-        with abandoned_on_failure(shard.file):
-            self._copy_part(shard, readable=readable)
-            if self._damage:
-                set_aside(paths.part, paths.damaged)
-            self._publish_part(shard)
-        self._shard = shard
-
-    def _copy_part(self, shard: Shard, *, readable: bool) -> None:
-        """Write what is sound of the part, and what only the buffer holds, into a new file."""
-        paths = self._paths
-        for name, slots in self._tables.items():
-            if readable:
-                kept = salvage(paths.part, shard, slots.table)
-            else:
-                shard.add_table(slots.table)
-                kept = 0
-            self._go_on_from(name, kept)
-            if name == REWARDS:
-                self._rewards = shard.sums(name, 1, kept)
-            self._in_part[name] = kept
-        if readable:
-            for table in part_tables(paths.part, self.episode):
-                if table.name not in self._tables:  # its record is damaged
-                    salvage(paths.part, shard, table, whole=False)
-                    self._part_only[table.name] = shard.rows()[table.name]
-        reached("rows salvaged")
-
-    def _is_readable(self) -> bool:
-        """Bring the part up to date with its journal and tell whether it can be read at all."""
-        paths = self._paths
-        try:
-            if paths.journal.exists():
-                replay(paths.journal, paths.part)
-        except (ShardDamaged, FileNotFoundError) as damage:
-            self._note(damage)
-            set_aside(paths.journal, paths.damaged)
-            paths.journal.unlink()
-        try:
-            check_opens(paths.part, self.episode)
-        except ShardDamaged as damage:
-            self._note(damage)
-            return False
-        return True
-
-    def _note(self, damage: Exception) -> None:
-        """Raise what a recovery would go on from."""
-        if not self._is_recovery:
-            raise damage
-        if str(damage) not in self._damage:
-            self._damage.append(str(damage))
-
-    def _go_on_from(self, name: str, chunks: int) -> None:
-        """Take a table's first chunks as written, as far as the buffer does not have them."""
-        slots = self._tables[name]
-        needed = slots.oldest_unless_free
-        self._written[name] = min(chunks, slots.oldest_chunk)
-        if chunks < needed:
-            place = f"{name}, chunk {chunks}"
-            self._note(ShardDamaged(self._paths.part, place, "it cannot be read"))
-        if chunks < needed or chunks * slots.table.rows_per_chunk > slots.rows:
-            self._written[name] = chunks
-            self._kept[name] = chunks * slots.table.rows_per_chunk
-
-    def _verify_slots(self) -> None:
-        """Find the first full slot of each table whose content has changed."""
-        if self._is_sealed:
-            return
-        for name, slots in self._tables.items():
-            rows = slots.table.rows_per_chunk
-            if name not in self._written:
-                self._go_on_from(name, 0)
-            self._verify_rest(name, slots)
-            for chunk in range(self._written[name], self._rows(name) // rows):
-                if slots.is_intact(chunk, or_unknown=not self._has_rebooted):
-                    continue
-                if chunk < self._in_part.get(name, 0):
-                    self._only_in_part.add((name, chunk))
-                else:
-                    self._damage.append(f"{self._paths.buffer}: {name}: chunk {chunk} has changed")
-                    self._kept[name] = chunk * rows
-                    break
-
-    @property
-    def _has_rebooted(self) -> bool:
-        """Whether the buffer was logged to before this boot: memory may not have reached it all."""
-        return bool(self._start["owner"]["boot_id"] != Identity.own().boot_id)
-
-    def _verify_rest(self, name: str, slots: TableSlots) -> None:
-        """After a power loss, keep of the slot that is not full what its mark covers."""
-        rows = self._rows(name)
-        rest = rows % slots.table.rows_per_chunk
-        if not rest or not self._has_rebooted:
-            return
-        marked = slots.marked_rows()
-        kept = rows - rest if marked is None else marked
-        if kept < rows:
-            self._damage.append(f"{name}: rows {kept} to {rows - 1} were logged too late")
-            self._kept[name] = kept
