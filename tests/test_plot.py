@@ -220,6 +220,16 @@ def test_many_rewards_are_drawn(tmp_path):
     picture(record(tmp_path, log, steps=1000), tmp_path / "rewards.png")
 
 
+@pytest.mark.parametrize(("every", "marks"), [(50, 4), (1, 0)])
+def test_a_run_of_rewards_is_marked_once_on_the_path(tmp_path, every, marks):
+    def log(episode, t, rng):
+        behavior = {"position": rng.normal(size=2)}
+        episode.log_timestep(t, behavior=behavior, reward=float(t % every < 20))
+
+    lines = [line for axes in drawn(record(tmp_path, log)).axes for line in axes.get_lines()]
+    assert sum(len(line.get_xdata()) for line in lines if line.get_label() == "reward") == marks
+
+
 def test_without_matplotlib_the_error_names_the_extra(tmp_path, monkeypatch):
     directory = record(tmp_path, logs(ALL), steps=5)
     monkeypatch.setitem(sys.modules, "matplotlib", None)

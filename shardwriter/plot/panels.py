@@ -204,7 +204,7 @@ def _traces(axes: Any, r: Recording) -> None:
         axes.set_xlim(*r.clock(r.detail))
         axes.set_xlabel(r.time_label)
         axes.set_title(f"{r.trace_name.replace('_', ' ')}, shaded window", loc="left")
-        inside = r.rewards["timesteps"]
+        inside = _reward_onsets(r)
         inside = inside[(inside >= r.detail[0]) & (inside < r.detail[1])]
         for time in r.clock(inside)[:_MOST_STEMS]:
             axes.axvline(time, color=_GREY, linestyle=":", linewidth=0.8)
@@ -284,6 +284,14 @@ def _rewards(axes: Any, r: Recording) -> None:
     sums.set_ylabel("cumulative", color=_BLUE)
 
 
+def _reward_onsets(r: Recording) -> Array:
+    """Return the timesteps of rewards after a step without; none where most steps have one."""
+    times = r.rewards["timesteps"]
+    if 2 * len(times) > r.stop - r.first:
+        return times[:0]
+    return times[np.diff(times, prepend=-2) > 1]
+
+
 def _weights(axes: Any, r: Recording) -> None:
     """Draw how much weight was gained and lost per time bin."""
     edges = _bin_edges(r)
@@ -313,7 +321,7 @@ def _path(axes: Any, r: Recording) -> None:
     axes.plot(
         *xy[0], "o", color="white", markeredgecolor="black", markersize=5, label="start", zorder=4
     )
-    rewarded = np.searchsorted(r.path_times, r.rewards["timesteps"])
+    rewarded = np.searchsorted(r.path_times, _reward_onsets(r))
     rewarded = rewarded[rewarded < len(r.path)]
     if 0 < len(rewarded) <= _MOST_STEMS:
         axes.plot(
