@@ -72,6 +72,7 @@ def test_code_of_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path) -> N
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         "MPLBACKEND": "Agg",
+        "MINARI_DATASETS_PATH": str(tmp_path / "minari"),
     }
     done = subprocess.run(
         [sys.executable, "-W", "error", script.name],
