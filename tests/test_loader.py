@@ -128,7 +128,7 @@ def test_an_unknown_episode_is_an_error_that_names_those_there_are(recorded: Pat
     with ExperimentLoader(recorded) as loader:
         for episode in (0, 3, -1, "2"):
             with pytest.raises(EpisodeNotFound) as caught:
-                loader.get_episode(episode)  # type: ignore[arg-type]
+                loader.get_episode(episode)
             assert str(caught.value) == (
                 f"{loader.path}: expected one of the episodes 2, 5, 12, got {episode!r}"
             )
@@ -181,6 +181,10 @@ def test_what_is_asked_for_wrongly_is_said(recorded: Path) -> None:
             loader.get_checkpoint("best")
         with pytest.raises(ConfigError, match="`shardwriter info` lists them"):
             loader.concat("behaviour/position")
+        with pytest.raises(ConfigError, match="start: expected a timestep, an int, got"):
+            loader.get_episode(2).get_behavior(start=1.5)
+        with pytest.raises(ConfigError, match="stop: expected a timestep, an int, got"):
+            loader.concat("behavior/position", stop="end")
         with pytest.raises(IndexError, match="n_neurons: expected ids from 0 to 0, got "):
             loader.get_episode(2).get_spikes().to_dense(1)
 

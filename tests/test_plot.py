@@ -220,6 +220,22 @@ def test_many_rewards_are_drawn(tmp_path):
     picture(record(tmp_path, log, steps=1000), tmp_path / "rewards.png")
 
 
+def test_the_time_axis_has_every_timestep(tmp_path):
+    def log(episode, t, _):
+        episode.log_timestep(t, {"v": np.zeros(3)}, np.full(3, t == 90))
+
+    raster, *_ = drawn(record(tmp_path, log)).axes
+    assert raster.get_xlim() == (0, 200)
+
+
+def test_only_weight_changes_that_there_are_get_a_name(tmp_path):
+    def log(episode, t, _):
+        episode.log_weight_change(t, (0, 1), 0.5, 0.75)
+
+    (panel,) = drawn(record(tmp_path, log)).axes
+    assert [text.get_text() for text in panel.get_legend().get_texts()] == ["potentiation"]
+
+
 @pytest.mark.parametrize(("every", "marks"), [(50, 4), (1, 0)])
 def test_a_run_of_rewards_is_marked_once_on_the_path(tmp_path, every, marks):
     def log(episode, t, rng):

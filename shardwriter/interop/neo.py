@@ -52,7 +52,7 @@ def _trains(spikes: Columns, step: float, stop: float, n_neurons: int | None) ->
     ids = spikes["neuron_ids"]
     order = np.lexsort((spikes[TIMESTEPS], ids))
     ids, times = ids[order], spikes[TIMESTEPS][order] * step
-    neurons = np.unique(ids) if n_neurons is None else np.arange(n_neurons)
+    neurons = np.union1d(ids, np.arange(n_neurons or 0))
     firsts, lasts = np.searchsorted(ids, neurons), np.searchsorted(ids, neurons, side="right")
     return [
         neo.SpikeTrain(

@@ -301,7 +301,8 @@ def _weights(axes: Any, r: Recording) -> None:
         (deltas < 0, _ORANGE, "depression"),
     ):
         total, _ = np.histogram(times[is_mine], edges, weights=deltas[is_mine])
-        axes.stairs(total, r.clock(edges), color=colour, fill=True, alpha=0.85, label=name)
+        if is_mine.any():
+            axes.stairs(total, r.clock(edges), color=colour, fill=True, alpha=0.85, label=name)
     axes.axhline(0, color=_GREY, linewidth=0.5)
     axes.set_ylabel(r.label(WEIGHT_CHANGES, "weight", "weight change,\nsummed"))
     low, high = axes.get_ylim()

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import h5py
 import numpy as np
 
 from shardwriter.errors import ConfigError
+from shardwriter.files.column_reader import read_rows
 from shardwriter.files.layout import (
     BEHAVIOR,
     NEURAL_STATES,
@@ -20,8 +22,11 @@ from shardwriter.files.layout import (
     WEIGHT_CHANGES,
 )
 from shardwriter.files.units import Units
+from shardwriter.files.untrusted import check_column, file_of
 from shardwriter.plot.style import PALETTE
+from shardwriter.reading.across import found_column
 from shardwriter.reading.recorded_episode import RecordedEpisode
+from shardwriter.reading.shard_episode import timestep_rows
 from shardwriter.reading.spikes import SpikeTrain
 
 __all__ = ["Recording", "read_recording"]
@@ -113,9 +118,8 @@ def read_recording(
     static = episode.get_static_data()
     populations = _populations(static.get("populations"))
     groups = (spikes, rewards, changes, behavior)
-    times = np.concatenate([group[TIMESTEPS] for group in groups])
-    if len(times) == 0:
-        times = episode.get_neural_states(start, stop)[TIMESTEPS]
+    sampled = _sampled(episode, start, stop)
+    times = np.concatenate([sampled, *(group[TIMESTEPS] for group in groups)])
     first = int(times.min()) if len(times) else start or 0
     last = int(times.max()) + 1 if len(times) else first + 1
     detail = _detail(first, last, rewards[TIMESTEPS])
@@ -158,6 +162,20 @@ def _chosen(episode: RecordedEpisode, fields: Sequence[str] | None) -> set[str]:
             raise ConfigError("fields", f"some of {', '.join(sorted(known)) or 'none'}", field)
         found |= mine
     return found
+
+
+def _sampled(episode: RecordedEpisode, start: int | None, stop: int | None) -> Array:
+    """Return the timesteps of the neural states, without reading these."""
+    with episode.opened() as group:
+        path = file_of(group)
+        found = found_column(path, group, f"{NEURAL_STATES}/{TIMESTEPS}")
+        if found is None:
+            return np.zeros(0, np.int64)
+        check_column(path, found)
+        dataset = h5py.Dataset(found)
+        rows, chosen = timestep_rows(dataset, start, stop)
+        timesteps = read_rows(dataset, rows.start, rows.stop)
+    return timesteps if chosen is None else timesteps[chosen]
 
 
 def _kept(columns: dict[str, Array], keeps: bool) -> dict[str, Array]:

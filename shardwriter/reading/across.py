@@ -20,6 +20,7 @@ from shardwriter.files.column_reader import read_rows
 from shardwriter.files.layout import TIMESTEPS
 from shardwriter.files.quick_columns import QuickColumns
 from shardwriter.files.untrusted import check_column, check_memory, check_path, file_of
+from shardwriter.reading.recorded_episode import check_window
 from shardwriter.reading.shard_episode import timestep_rows
 
 __all__ = [
@@ -65,6 +66,7 @@ def concatenated(
     start, stop
         Bounds of timesteps in each episode.
     """
+    check_window(start, stop)
     if rows is not None and start is None and stop is None:
         return _whole(opened, quick, field, episodes, rows)
     spans = [span_of(opened, episode, field, start, stop) for episode in episodes]

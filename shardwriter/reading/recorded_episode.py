@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import h5py
 import numpy as np
 
+from shardwriter.errors import ConfigError
 from shardwriter.files.layout import (
     BEHAVIOR,
     EVENTS,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from neo import Block
     from xarray import DataTree
 
-__all__ = ["EpisodeSource", "RecordedEpisode"]
+__all__ = ["EpisodeSource", "RecordedEpisode", "check_window"]
 
 Array = np.ndarray[Any, Any]
 Columns = dict[str, Array]
@@ -151,7 +152,8 @@ class RecordedEpisode:
         dt
             Seconds of a timestep; by default what ``save_units`` was given.
         n_neurons
-            Give the neurons 0 to `n_neurons` a train each, silent ones too.
+            Give the neurons 0 to `n_neurons` a train each, silent ones too; so have those that
+            fired beyond.
 
         Raises
         ------
@@ -237,11 +239,19 @@ class RecordedEpisode:
     def _table(
         self, name: str, start: int | None, stop: int | None, empty: Mapping[str, type]
     ) -> Columns:
+        check_window(start, stop)
         columns = self._source.table(name, start, stop)
         if columns is None:
             nothing: Columns = {TIMESTEPS: np.zeros(0, np.int64)}
             return nothing | {key: np.zeros(0, dtype) for key, dtype in empty.items()}
         return columns
+
+
+def check_window(start: int | None, stop: int | None) -> None:
+    """Raise ConfigError where a bound of timesteps is not one."""
+    for option, bound in (("start", start), ("stop", stop)):
+        if bound is not None and not isinstance(bound, int | np.integer):
+            raise ConfigError(option, "a timestep, an int", bound)
 
 
 def _difference(new: Array, old: Array) -> Array:

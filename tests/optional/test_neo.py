@@ -33,6 +33,12 @@ def test_a_block_has_every_value(tmp_path: Path) -> None:
     assert event.array_annotations["number"].tolist() == [3]
 
 
+def test_a_neuron_beyond_those_named_keeps_its_train(tmp_path: Path) -> None:
+    with ExperimentLoader(known.record(tmp_path, 1)) as loader:
+        (segment,) = loader.get_episode(0).to_neo(n_neurons=2).segments
+    assert sum(map(len, segment.spiketrains)) == known.fired(0).sum()
+
+
 def test_without_dt_it_says_what_to_do(tmp_path: Path) -> None:
     with ExperimentLoader(known.record(tmp_path, 1, dt=None)) as loader:
         with pytest.raises(ConfigError, match="dt: expected seconds of a timestep, as dt= here"):
