@@ -297,6 +297,8 @@ class _Track:
             self.episode.end(final_state=self._observation)
 
     def leave(self) -> None:
+        if self.episode.has_ended:  # the exporter was closed before the environment
+            return
         self.episode.log_static_data("last_observation", self._observation)
         self.episode.end(success=False)
 

@@ -53,6 +53,9 @@ def as_array(value: object) -> np.ndarray[Any, Any]:
     try:
         array = np.asarray(_on_host(value))
     except (TypeError, ValueError, OverflowError) as error:
+        if _is_traced(value):
+            expected = "a value (inside jit, log through jax.experimental.io_callback)"
+            raise ValueProblem(expected, "a traced one") from error
         raise ValueProblem("numbers in a regular shape", str(error)) from error
     if array.dtype.kind in "US":
         return _texts(value, array)
@@ -86,6 +89,12 @@ def fetched(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     if jax is None or not any(_holds_jax(argument, jax) for argument in arguments):
         return arguments
     return cast(tuple[Any, ...], jax.device_get(arguments))
+
+
+def _is_traced(value: object) -> bool:
+    """Tell whether a value stands for those that JAX will compute once it has compiled."""
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(value, jax.core.Tracer)
 
 
 def _holds_jax(value: Any, jax: Any) -> bool:

@@ -16,6 +16,7 @@ import pytest
 from jax.experimental import io_callback
 
 from shardwriter import DataExporter, ExperimentLoader
+from shardwriter.errors import FieldError
 from shardwriter.reading.recorded_episode import RecordedEpisode
 from shardwriter.recording.episode import Episode
 
@@ -119,6 +120,14 @@ def test_logging_from_inside_jit_is_in_order(tmp_path: Path) -> None:
     assert states["timesteps"].tolist() == list(range(300))
     assert (states["v"] == np.arange(300)[:, None]).all()
     assert episode.get_behavior()["first"].tolist() == list(range(300))
+
+
+def test_a_traced_value_is_an_error_that_names_the_callback(tmp_path: Path) -> None:
+    def log(episode: Episode) -> None:
+        with pytest.raises(FieldError, match=r"inside jit, log through .*io_callback"):
+            jax.jit(lambda v: episode.log_timestep(0, {"v": v}))(jnp.zeros(3))
+
+    assert len(read(tmp_path, log).get_neural_states()["timesteps"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,19 @@ def test_an_environment_records_itself(tmp_path: Path) -> None:
         assert not left.get_metadata()["success"]
 
 
+def test_environments_close_after_their_exporter(tmp_path: Path) -> None:
+    with options(tmp_path) as exporter:
+        env = RecordEpisodes(Counter(), exporter)
+        envs = RecordVectorEpisodes(SyncVectorEnv([Counter]), exporter)
+        for each, action in ((env, np.float32([0.25])), (envs, np.float32([[0.25]]))):
+            each.reset()
+            each.step(action)
+    env.close()
+    envs.close()
+    with ExperimentLoader(exporter.output_dir) as loader:
+        assert [len(episode.get_behavior()["action"]) for episode in loader] == [1, 1]
+
+
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 def test_a_vector_environment_in_every_autoreset_mode(tmp_path: Path, mode: AutoresetMode) -> None:
     lengths = (2, 3)
