@@ -312,6 +312,21 @@ def test_all_episodes_are_drawn_from_the_index(tmp_path):
     assert figure.legends == []
 
 
+def test_the_return_has_the_unit_of_rewards(tmp_path):
+    figure = overview(record(tmp_path, logs({"reward"}), {"reward": "ml"}))
+    assert figure.axes[0].get_ylabel() == "return (ml)\n(summed reward)"
+
+
+def test_a_flag_of_a_long_episode_is_up_or_down(tmp_path):
+    def log(episode, t, _):
+        episode.log_timestep(t, behavior={"lick": t % 1000 == 500})
+
+    (panel,) = drawn(record(tmp_path, log, steps=10_000)).axes
+    (line,) = panel.get_lines()
+    assert len(line.get_xdata()) < 5_000
+    assert sorted(set(line.get_ydata())) == [0, 1]
+
+
 @pytest.mark.parametrize("few", [200, 5])
 def test_episodes_that_did_not_complete_stand_out(tmp_path, monkeypatch, few):
     monkeypatch.setattr("shardwriter.plot.overview._FEW", few)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from shardwriter.files.layout import REWARDS
 from shardwriter.loader import ExperimentLoader
 from shardwriter.plot.firing_rate import firing_rate
 from shardwriter.plot.style import PALETTE
@@ -49,7 +50,9 @@ def _quantities(loader: ExperimentLoader, index: Array) -> dict[str, Array]:
     """Return what was recorded, by the label of its axis."""
     quantities = {}
     if (index["rows_rewards"] > 0).any():
-        quantities["return\n(summed reward)"] = index["total_reward"]
+        unit = loader.get_units().of(REWARDS, "values")
+        total = f"return ({unit})" if unit else "return"
+        quantities[f"{total}\n(summed reward)"] = index["total_reward"]
     quantities["length\n(timesteps)"] = index["steps"].astype(float)
     if index["spikes"].any():
         rate = firing_rate(loader, index)

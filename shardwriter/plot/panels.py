@@ -235,24 +235,29 @@ def _round_down(value: float) -> float:
 
 
 def _series(axes: Any, r: Recording, *, name: str) -> None:
-    """Draw a behaviour over time: each value, or in long episodes the mean and range of bins."""
+    """Draw a behaviour over time: each value, or in long episodes the mean and range of bins.
+
+    Flags are steps, up in a bin if they are in any of it.
+    """
     columns, clock = r.series[name], r.clock(r.series_times)
     several = columns.shape[1] > 1
     step = -(-len(columns) // _MOST_POINTS)
+    is_flag = columns.dtype.kind == "b"
+    drawstyle = "steps-post" if is_flag else "default"
     for i, colour in zip(range(columns.shape[1]), PALETTE, strict=False):
         values = columns[:, i].astype(float)
         label = f"{i}" if several else None
         if step == 1:
             marker = "." if len(values) == 1 else None
-            axes.plot(clock, values, color=colour, label=label, marker=marker)
+            axes.plot(clock, values, color=colour, label=label, marker=marker, drawstyle=drawstyle)
             continue
         starts = np.arange(0, len(values), step)
         counts = np.diff(np.append(starts, len(values)))
         low, high = np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)
-        axes.fill_between(clock[starts], low, high, color=colour, alpha=0.3, linewidth=0)
-        axes.plot(
-            clock[starts], np.add.reduceat(values, starts) / counts, color=colour, label=label
-        )
+        shown = high if is_flag else np.add.reduceat(values, starts) / counts
+        if not is_flag:
+            axes.fill_between(clock[starts], low, high, color=colour, alpha=0.3, linewidth=0)
+        axes.plot(clock[starts], shown, color=colour, label=label, drawstyle=drawstyle)
     axes.set_ylabel(_folded(r.label(BEHAVIOR, name)))
     if several:
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0.2, handlelength=1)
