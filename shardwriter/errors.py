@@ -460,7 +460,7 @@ class MissingDependency(ShardWriterError):
 
     def __str__(self) -> str:
         package, extra = self.args
-        return f"{package} is not installed; install shardwriter[{extra}]"
+        return f"{package} is not installed; pip install 'shardwriter[{extra}]'"
 
 
 def ranges(ids: Sequence[int]) -> str:

@@ -1,6 +1,7 @@
 """What an experiment holds, for people and programs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ __all__ = [
     "info_text",
     "performance_report",
     "ratio_text",
+    "recorded_text",
     "size_text",
 ]
+
+_YEAR_10000 = 253_402_300_800  # seconds: what neither a clock nor a NaN says, nor Python can write
 
 
 def experiment_info(path: Path) -> dict[str, Any]:
@@ -107,9 +111,10 @@ def info_text(info: dict[str, Any]) -> str:
     episodes = info["episodes"]
     raw, stored = info["raw_bytes"], info["stored_bytes"]
     data = f"{size_text(raw)} in {size_text(stored)} of shards ({ratio_text(raw, stored)})"
+    recorded = recorded_text(*([e[key] for e in episodes] for key in ("start_time", "end_time")))
     lines = [
         f"{metadata['experiment_name']}  ({info['path']})",
-        f"  recorded   {metadata['start_time']} to {metadata['end_time']}",
+        f"  recorded   {recorded}",
         f"  episodes   {len(episodes)}: {ranges([e['episode_id'] for e in episodes])}",
         f"  status     {status_text(e['status'] for e in episodes)}",
         f"  steps      {sum(e['steps'] for e in episodes):,}",
@@ -127,6 +132,20 @@ def info_text(info: dict[str, Any]) -> str:
             )
             lines += [f"    chosen: {choice}" for choice in field["choices"]]
     return "\n".join(lines)
+
+
+def recorded_text(starts: Sequence[float], ends: Sequence[float]) -> str:
+    """Write, in UTC, from when to when episodes were recorded.
+
+    The ``end_time`` of an experiment is that of its master, which may have been made much later.
+    """
+    first = min((t for t in starts if 0 < t < _YEAR_10000), default=None)
+    last = max((t for t in ends if 0 < t < _YEAR_10000), default=None)
+    return f"{_when(first)} to {_when(last)} UTC"
+
+
+def _when(seconds: float | None) -> str:
+    return "…" if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def field_kind(field: Mapping[str, Any]) -> str:

@@ -3,15 +3,18 @@
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from known_episode import KnownEpisode
 
+from merge import pack
 from shardwriter import DataExporter
 from shardwriter.cli import main
 from shardwriter.cli.main import parser
@@ -55,6 +58,19 @@ def test_info_says_what_is_there(directory: Path, capsys: pytest.CaptureFixture[
     text = capsys.readouterr().out
     for part in ("maze", "4: 0-2, 7", "3 completed, 1 empty", "behavior/position", "float32 (3,)"):
         assert part in text
+
+
+def test_info_says_when_it_was_recorded_not_when_packed(
+    directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    time.sleep(1)
+    pack(directory, tmp_path / "packed.h5")
+    said = []
+    for place in (directory, tmp_path / "packed.h5"):
+        assert main(["info", str(place)]) == 0
+        said += [line for line in capsys.readouterr().out.splitlines() if "recorded" in line]
+    assert said[0] == said[1]
+    assert re.fullmatch(r"  recorded   [\d-]+ [\d:]+ to [\d-]+ [\d:]+ UTC", said[0])
 
 
 def test_info_for_programs(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:

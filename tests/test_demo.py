@@ -261,4 +261,4 @@ def test_run_without_matplotlib_still_records(
     result = run(tmp_path, episodes=1, steps=50, workers=1)
     assert result.pictures == ()
     assert result.master.is_file()
-    assert "matplotlib is not installed; install shardwriter[plot]" in summary_text(result)
+    assert "matplotlib is not installed; pip install 'shardwriter[plot]'" in summary_text(result)

@@ -105,7 +105,7 @@ def test_a_missing_codec_is_named_when_recording_and_when_reading(tmp_path: Path
     """
     lines = run(script, experiment, tmp_path / "new").splitlines()
     assert len(lines) == 2
-    assert all("is not installed; install shardwriter[codecs]" in line for line in lines)
+    assert all("is not installed; pip install 'shardwriter[codecs]'" in line for line in lines)
     assert not (tmp_path / "new").exists()
 
 

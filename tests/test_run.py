@@ -189,7 +189,7 @@ def test_an_engine_that_is_not_installed(
     for package in ("ray", "distributed", "mpi4py", "mpi4py.futures", "loky"):
         monkeypatch.setitem(sys.modules, package, None)
     assert run("--engine", engine) == 1
-    assert f"install shardwriter[{engine}]" in capsys.readouterr().err
+    assert f"pip install 'shardwriter[{engine}]'" in capsys.readouterr().err
     assert not (place / "experiments").exists()
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["add_to"]
 
 _NWB = """Write an experiment as one NWB file. Trials are the episodes, one after the other on one
-time axis; units are the neurons. Needs `pip install shardwriter[nwb]`."""
+time axis; units are the neurons. Needs `pip install 'shardwriter[nwb]'`."""
 _NWB_EXAMPLES = """
 shardwriter export nwb experiments/room_20250601_120000 room.nwb
 shardwriter export nwb DIR room.nwb --dt 0.001 --episodes 0:10
@@ -36,7 +36,7 @@ shardwriter export sonata experiments/room_20250601_120000 room_sonata
 shardwriter export sonata DIR OUT --dt 0.0001 --population cortex
 """
 _MINARI = """Write an experiment as a Minari dataset, to where Minari has its own
-(MINARI_DATASETS_PATH). Needs `pip install shardwriter[minari]`."""
+(MINARI_DATASETS_PATH). Needs `pip install 'shardwriter[minari]'`."""
 _MINARI_EXAMPLES = """
 shardwriter export minari experiments/cartpole_20250601_120000 cartpole/random-v0
 shardwriter export minari DIR maze/walk-v0 --observations position,velocity --actions force

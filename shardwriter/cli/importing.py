@@ -16,7 +16,7 @@ from shardwriter.cli.arguments import (
 __all__ = ["add_to"]
 
 _MINARI = """Make an experiment of a Minari dataset that is on this machine
-(MINARI_DATASETS_PATH). Needs `pip install shardwriter[minari]`."""
+(MINARI_DATASETS_PATH). Needs `pip install 'shardwriter[minari]'`."""
 _MINARI_EXAMPLES = """
 shardwriter import minari D4RL/door/human-v2 experiments
 shardwriter import minari maze/random-v0 experiments --json

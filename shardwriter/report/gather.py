@@ -18,6 +18,7 @@ from shardwriter.info import (
     add_fields,
     field_kind,
     ratio_text,
+    recorded_text,
     size_text,
 )
 from shardwriter.loader import ExperimentLoader
@@ -135,12 +136,11 @@ def _drawn(episode: RecordedEpisode, unread: Rows) -> dict[str, Any] | None:
 
 
 def _facts(loader: ExperimentLoader, index: Array, fields: Mapping[str, Any]) -> Rows:
-    metadata = loader.get_metadata()
     raw = sum(field["raw_bytes"] for field in fields.values())
     stored = sum(field["stored_bytes"] for field in fields.values())
     size = int(index["size"].sum())
     rows = [
-        ["recorded", f"{_when(metadata, 'start_time')} to {_when(metadata, 'end_time')}"],
+        ["recorded", recorded_text(index["start_time"].tolist(), index["end_time"].tolist())],
         ["episodes", f"{len(index):,} ({status_text(index['status'].astype(str))})"],
         ["ids", ranges(index["episode_id"].tolist())],
         ["steps", f"{int(index['steps'].sum()):,}"],
@@ -153,12 +153,6 @@ def _facts(loader: ExperimentLoader, index: Array, fields: Mapping[str, Any]) ->
     columns = f"{size_text(raw)} in {size_text(stored)} ({ratio_text(raw, stored)})"
     rows += [["columns", columns], ["shards", size_text(size)], ["file", str(loader.path)]]
     return rows
-
-
-def _when(metadata: Mapping[str, Any], name: str) -> str:
-    """Write a time of the metadata to the second, in UTC."""
-    text = metadata.get(name)
-    return f"{datetime.fromisoformat(text).astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if text else "…"
 
 
 def _field_row(name: str, field: Mapping[str, Any], unit_of: Any) -> list[Any]:

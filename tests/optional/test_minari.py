@@ -414,4 +414,4 @@ def test_without_the_package(
     for name in ("minari", "minari_import", "minari_episodes"):
         monkeypatch.delitem(sys.modules, f"shardwriter.interop.{name}")
     assert main([command, "minari", str(tmp_path), "a-v0"]) == 1
-    assert "minari is not installed; install shardwriter[minari]" in capsys.readouterr().err
+    assert "minari is not installed; pip install 'shardwriter[minari]'" in capsys.readouterr().err

@@ -167,4 +167,4 @@ def test_without_the_package(
     monkeypatch.setitem(sys.modules, "pynwb", None)
     monkeypatch.delitem(sys.modules, "shardwriter.interop.nwb")
     assert main(["export", "nwb", str(tmp_path), str(tmp_path / "x.nwb")]) == 1
-    assert "pynwb is not installed; install shardwriter[nwb]" in capsys.readouterr().err
+    assert "pynwb is not installed; pip install 'shardwriter[nwb]'" in capsys.readouterr().err
