@@ -2,14 +2,14 @@
 
 from merge.differences import differences_text
 from merge.options import MergeReport
-from shardwriter.errors import ranges
+from shardwriter.errors import counted, ranges
 
 __all__ = ["report_text"]
 
 
 def report_text(report: MergeReport, *, is_dry: bool = False) -> str:
     """Write a report as lines: the master, what changed in it, fields that differ."""
-    lines = [f"{report.path}: {report.episodes} episodes"]
+    lines = [f"{report.path}: {counted(report.episodes, 'episode')}"]
     if is_dry:
         lines[0] += " (dry run: nothing was written)"
     elif report.episodes and report.is_unchanged:

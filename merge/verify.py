@@ -15,7 +15,13 @@ from h5py import h5d
 from merge.checking import Problem, ShardCheck, ShardJob
 from merge.describing import MEND, in_children
 from merge.master_check import MasterPart
-from shardwriter.errors import ExperimentNotFound, ShardDamaged, ShardWriterError, ranges
+from shardwriter.errors import (
+    ExperimentNotFound,
+    ShardDamaged,
+    ShardWriterError,
+    counted,
+    ranges,
+)
 from shardwriter.files.layout import (
     INDEX,
     MASTER,
@@ -76,13 +82,13 @@ class VerifyReport:
         }
 
     def __str__(self) -> str:
-        head = f"{self.path}: {self.episodes} episodes in {self.shards} shards"
+        episodes, shards = counted(self.episodes, "episode"), counted(self.shards, "shard")
+        head = f"{self.path}: {episodes} in {shards}"
         if self.chunks:
-            head += f", {self.chunks} chunks of {self.raw_bytes / 1e6:.1f} MB read"
+            head += f", {counted(self.chunks, 'chunk')} of {self.raw_bytes / 1e6:.1f} MB read"
         if self.is_sound:
             return f"{head}: sound"
-        count = len(self.problems)
-        lines = [f"{head}: {count} problem{'s' if count > 1 else ''}"]
+        lines = [f"{head}: {counted(len(self.problems), 'problem')}"]
         return "\n".join([*lines, *(f"  {problem}" for problem in self.problems)])
 
 

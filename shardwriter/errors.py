@@ -463,6 +463,11 @@ class MissingDependency(ShardWriterError):
         return f"{package} is not installed; pip install 'shardwriter[{extra}]'"
 
 
+def counted(count: int, noun: str) -> str:
+    """Write how many there are of something: ``1 episode``, ``1,200 episodes``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def ranges(ids: Sequence[int]) -> str:
     """Write sorted ids as short ranges: ``[0, 1, 2, 7]`` gives ``0-2, 7``."""
     runs: list[list[int]] = []

@@ -15,6 +15,7 @@ from shardwriter.cli.arguments import (
     print_json,
     shows_progress,
 )
+from shardwriter.errors import counted
 
 if TYPE_CHECKING:
     from shardwriter.interop.minari import MinariExport
@@ -150,7 +151,7 @@ def _minari(options: argparse.Namespace) -> int:
 def _minari_text(report: "MinariExport") -> str:
     lines = [
         f"{report.dataset}  ({report.directory})",
-        f"  {report.episodes} episodes with {report.steps} steps",
+        f"  {counted(report.episodes, 'episode')} with {counted(report.steps, 'step')}",
         f"  observations: {report.observation_space}",
         f"  actions: {report.action_space}",
         f"  spaces: {report.spaces}",
@@ -183,8 +184,8 @@ def _nwb(options: argparse.Namespace) -> int:
 def _nwb_text(report: "NwbReport") -> str:
     lines = [
         report.file,
-        f"  {report.trials} trials in {report.seconds:g} s",
-        f"  {report.units} units with {report.spikes} spikes",
+        f"  {counted(report.trials, 'trial')} in {report.seconds:g} s",
+        f"  {counted(report.units, 'unit')} with {counted(report.spikes, 'spike')}",
         f"  time series: {', '.join(report.time_series) or 'none'}",
         f"  events: {', '.join(report.events) or 'none'}",
     ]
@@ -212,12 +213,10 @@ def _sonata(options: argparse.Namespace) -> int:
 
 
 def _sonata_text(report: "SonataReport") -> str:
-    lines = [
-        report.directory,
-        f"  {report.episodes} episodes with {report.spikes} spikes and {report.reports} reports",
-    ]
+    written = f"{counted(report.spikes, 'spike')} and {counted(report.reports, 'report')}"
+    lines = [report.directory, f"  {counted(report.episodes, 'episode')} with {written}"]
     fields = sorted({name for names in report.left_out.values() for name in names})
     if fields:
-        some = f"in {len(report.left_out)} episodes"
+        some = f"in {counted(len(report.left_out), 'episode')}"
         lines.append(f"  left out {some}, no number per neuron at even steps: {', '.join(fields)}")
     return "\n".join(lines)

@@ -12,6 +12,7 @@ from shardwriter.cli.arguments import (
     print_json,
     shows_progress,
 )
+from shardwriter.errors import counted
 
 __all__ = ["add_to"]
 
@@ -52,6 +53,7 @@ def _minari(options: argparse.Namespace) -> int:
         print_json(asdict(report))
     else:
         print(report.directory)
-        print(f"  {report.episodes} episodes with {report.steps} steps of {report.dataset}")
+        episodes = counted(report.episodes, "episode")
+        print(f"  {episodes} with {counted(report.steps, 'step')} of {report.dataset}")
         print(f"  environment: {report.env or 'none recorded'}")
     return 0

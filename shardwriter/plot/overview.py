@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from shardwriter.errors import counted
 from shardwriter.files.layout import REWARDS
 from shardwriter.loader import ExperimentLoader
 from shardwriter.plot.firing_rate import firing_rate
@@ -33,9 +34,8 @@ def draw_overview(loader: ExperimentLoader) -> Any:
     panels = _quantities(loader, index)
     figure = Figure(figsize=(7.0, 0.9 + 1.7 * len(panels)), layout="constrained")
     name = loader.get_metadata()["experiment_name"]
-    figure.suptitle(
-        f"{name} · {len(index):,} episodes", x=0.01, ha="left", fontsize=9, fontweight="bold"
-    )
+    title = f"{name} · {counted(len(index), 'episode')}"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=9, fontweight="bold")
     rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (label, values) in zip(rows, panels.items(), strict=True):
         _draw(axes, index, values)
