@@ -312,6 +312,12 @@ def test_all_episodes_are_drawn_from_the_index(tmp_path):
     assert figure.legends == []
 
 
+def test_the_running_sum_does_not_hide_the_rewards(tmp_path):
+    rewards, sums = drawn(record(tmp_path, logs({"reward"}))).axes
+    (stems,), (line,) = rewards.collections, sums.get_lines()
+    assert stems.get_linewidth() > 1.5 * line.get_linewidth()
+
+
 def test_the_return_has_the_unit_of_rewards(tmp_path):
     figure = overview(record(tmp_path, logs({"reward"}), {"reward": "ml"}))
     assert figure.axes[0].get_ylabel() == "return (ml)\n(summed reward)"

@@ -272,7 +272,7 @@ def _rewards(axes: Any, r: Recording) -> None:
     """Draw the rewards, and their running sum against an axis of its own."""
     times, values = r.clock(r.rewards["timesteps"]), r.rewards["values"]
     if len(values) <= _MOST_STEMS:
-        axes.vlines(times, 0, values, color=_RED, linewidth=1.0)
+        axes.vlines(times, 0, values, color=_RED, linewidth=2.0)  # where the sum rises, too
     else:
         axes.plot(times, values, color=_RED, linewidth=0.5, rasterized=True)
     axes.axhline(0, color=_GREY, linewidth=0.5)
@@ -283,7 +283,7 @@ def _rewards(axes: Any, r: Recording) -> None:
     sums = axes.twinx()
     sums.step(
         [first, *times, stop], np.concatenate([[0], np.cumsum(values), [values.sum()]]),
-        where="post", color=_BLUE,
+        where="post", color=_BLUE, linewidth=1.0,
     )  # fmt: skip
     sums.spines["right"].set_visible(True)
     sums.set_ylabel("cumulative", color=_BLUE)
