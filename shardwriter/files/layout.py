@@ -112,6 +112,7 @@ _LEFTOVER_NAME = re.compile(
 )
 _BUFFER_IN_PLACE = re.compile(r"episode_(\d{4,})\.buffer")
 _UNFINISHED_NAME = re.compile(r"episode_(\d{4,})\.(?:buffer|h5\.part|h5\.journal)")
+_UNFINISHED_ENDS = (".buffer", ".part", ".journal")  # told sooner than the whole pattern
 
 
 def episode_group(episode: int) -> str:
@@ -260,7 +261,7 @@ def shard_id(path: Path) -> int:
 
 def unfinished_episodes(directory: Path) -> list[int]:
     """Return the ids of episodes that still have a buffer, part or journal, in order."""
-    return list(_matching(directory, _UNFINISHED_NAME))
+    return list(_matching(directory, _UNFINISHED_NAME, _UNFINISHED_ENDS))
 
 
 def unfinished_text(directory: Path) -> str:
@@ -336,10 +337,13 @@ def _scratch_of(buffer: Path) -> Path | None:
     return folder if is_scratch_name(folder) else None
 
 
-def _matching(directory: Path, pattern: re.Pattern[str]) -> dict[int, Path]:
+def _matching(
+    directory: Path, pattern: re.Pattern[str], ends: str | tuple[str, ...] = ""
+) -> dict[int, Path]:
+    """Return the files whose names match, and end so, by the episode's id and in its order."""
     found = {}
     for folder, names in _listings(directory / SHARDS):
-        for name in names:
+        for name in [name for name in names if name.endswith(ends)]:
             match = pattern.fullmatch(name)
             if match:
                 found[int(match[1])] = folder / name

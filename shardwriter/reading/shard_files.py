@@ -65,12 +65,9 @@ class ShardFiles:
         self._root = os.path.realpath(root)
         self._file = file
         self._folder = os.fspath(master.parent)
-        names: list[bytes] = index["shard"].tolist()
-        self._names = [name.decode("utf-8", "surrogateescape") for name in names]
-        self._sizes: list[int] = index["size"].tolist()
-        self._uuids: list[bytes] = index["uuid"].tolist()
-        self._ids: list[int] = index["episode_id"].tolist()
-        self._shard_ids: list[int] = index["shard_episode_id"].tolist()
+        # Of ten thousand rows one may be all that is asked for, so none is converted in advance.
+        self._names, self._sizes, self._uuids = (index[key] for key in ("shard", "size", "uuid"))
+        self._ids, self._shard_ids = index["episode_id"], index["shard_episode_id"]
         self._open: OrderedDict[str, _OpenShard] = OrderedDict()
         self._folders: dict[str, bool] = {}
         self._lock = threading.Lock()
@@ -86,8 +83,8 @@ class ShardFiles:
         ShardMissing, MasterStale, ShardDamaged, ShardOutside
             The shard is not there, not the one of the master, not readable, or elsewhere.
         """
-        name = self._names[row]
-        place = episode_group(self._shard_ids[row])
+        name = self._name(row)
+        place = episode_group(self._shard_ids.item(row))
         if not name and self._file is not None:
             yield self._episode(self._master, self._file.id, place)
             return
@@ -112,7 +109,13 @@ class ShardFiles:
 
     def path(self, row: int) -> Path:
         """Return the path of an episode's shard."""
-        return self._master.parent / self._names[row] if self._names[row] else self._master
+        name = self._name(row)
+        return self._master.parent / name if name else self._master
+
+    def _name(self, row: int) -> str:
+        """Return the path from the master's folder, "" for an episode in the master itself."""
+        name: bytes = self._names.item(row)
+        return name.decode("utf-8", "surrogateescape")
 
     def close(self) -> None:
         """Close every shard."""
@@ -136,9 +139,10 @@ class ShardFiles:
         ShardMissing, MasterStale, ShardDamaged, ShardOutside
             As ``group``.
         """
+        name = self._name(row)
         with self._lock:
-            is_open = self._names[row] in self._open
-        if not self._names[row] or is_open:
+            is_open = name in self._open
+        if not name or is_open:
             return
         try:
             self.structure(row, is_read_whole=False).close()
@@ -153,7 +157,7 @@ class ShardFiles:
         Unfamiliar, OSError, ValueError
             As ``structure``.
         """
-        return self.structure(row), episode_group(self._shard_ids[row])
+        return self.structure(row), episode_group(self._shard_ids.item(row))
 
     def structure(self, row: int, *, is_read_whole: bool = True) -> Structure:
         """Open an episode's shard to be read from its bytes, once it is known to be the right one.
@@ -163,8 +167,9 @@ class ShardFiles:
         Unfamiliar, OSError, ValueError
             Something is wrong, or unknown here; ``group`` finds out what.
         """
-        path = f"{self._folder}/{self._names[row]}"
-        if not self._names[row] or not self._is_below_root(os.path.dirname(path)):
+        name = self._name(row)
+        path = f"{self._folder}/{name}"
+        if not name or not self._is_below_root(os.path.dirname(path)):
             raise Unfamiliar
         structure = Structure(path, is_read_whole=is_read_whole)
         try:
@@ -172,7 +177,7 @@ class ShardFiles:
                 structure.messages(structure.root), ("format", "format_version")
             )
             uuid = attributes.get("uuid", "").encode()
-            if structure.size != self._sizes[row] or uuid != self._uuids[row]:
+            if structure.size != self._sizes.item(row) or uuid != self._uuids.item(row):
                 raise Unfamiliar
         except BaseException:
             structure.close()
@@ -186,10 +191,10 @@ class ShardFiles:
         try:
             size = path.stat().st_size
         except (OSError, ValueError) as error:  # ValueError: a name with NUL in it
-            raise ShardMissing(path, self._ids[row], advice) from error
+            raise ShardMissing(path, self._ids.item(row), advice) from error
         self._check_inside(path)
-        if size != self._sizes[row]:
-            expected = f"{self._sizes[row]} bytes"
+        if size != self._sizes.item(row):
+            expected = f"{self._sizes.item(row)} bytes"
             raise MasterStale(self._master, path, expected, f"{size}", advice)
         check_heaps(path)
         try:
@@ -199,7 +204,7 @@ class ShardFiles:
         try:
             with readable(path):
                 found = read_text_attribute(path, h5g.open(opened, b"/"), "uuid")
-            expected = self._uuids[row].decode("ascii", "replace")
+            expected = self._uuids.item(row).decode("ascii", "replace")
             if found != expected:
                 stale = f"shard {found}"
                 raise MasterStale(self._master, path, f"shard {expected}", stale, advice)
