@@ -19,6 +19,7 @@ from shardwriter.errors import ShardDamaged, ShardWriterError
 from shardwriter.files.chunk_index import chunks_of
 from shardwriter.files.layout import EPISODES
 from shardwriter.files.shard_description import ShardDescription
+from shardwriter.files.stored_episode import is_same
 from shardwriter.files.structure import (
     UNCERTAIN,
     Messages,
@@ -125,11 +126,15 @@ def compare_part(part: _Part) -> list[int]:
     with Structure(part.path, is_read_whole=False) as copy:
         for number, each in enumerate(part.places):
             try:
-                with Structure(each.path) as original:
+                with Structure(each.path, is_read_whole=False) as original:
                     if (original.size, original.mtime_ns) != (each.size, each.mtime_ns):
                         problem = "it changed while it was copied"
                         raise ShardDamaged(each.path, "file", problem, "do it again")
-                    _Comparison(part.path, each, original, copy).run()
+                    place = original.place(each.group)
+                    if place is None:
+                        raise Unfamiliar
+                    if not is_same(original, place, copy, each.address):
+                        _Comparison(part.path, each, original, copy).run(place)
                 originals.append(original)
                 compared.append(number)
             except UNCERTAIN:
@@ -146,12 +151,10 @@ class _Comparison:
         self._original = original
         self._copy = copy
 
-    def run(self) -> None:
-        place = self._place
-        original = self._original.find(place.group)
-        if original is None:
-            raise Unfamiliar
-        self._object(place.group, original, self._copy.messages(place.address))
+    def run(self, address: int) -> None:
+        """Raise an error where the copy differs from the group at an address of the original."""
+        original, copy = self._original.messages(address), self._copy.messages(self._place.address)
+        self._object(self._place.group, original, copy)
 
     def _expect(self, is_same: bool, place: str, what: str) -> None:
         if not is_same:

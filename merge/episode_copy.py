@@ -7,7 +7,8 @@ that is finished. What cannot be copied so is ``Unfamiliar``, and HDF5 has to.
 
 import math
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from merge.master_file import Appending, appending, batches
 from merge.plan import EpisodePlan
 from shardwriter.files.chunk_index import StoredChunk, chunks_of
 from shardwriter.files.encoding import AttributeTooLarge, Encoder
+from shardwriter.files.stored_episode import copied
 from shardwriter.files.structure import (
     UNCERTAIN,
     Messages,
@@ -32,6 +34,8 @@ __all__ = ["EpisodeCopy", "copy_episodes"]
 _DATASPACE, _LAYOUT = 0x01, 0x08
 _FORM = (0x03, 0x05, 0x0B)  # datatype, fill value, filters
 _BLOCK_BYTES = 256 * 1024
+_MOST_AT_ONCE = 32
+_BYTES_AT_ONCE = 2 << 20
 _NOWHERE = b"\xff" * 8
 
 _Extent = tuple[int, int]  # address, bytes
@@ -75,12 +79,57 @@ def copy_episodes(
     left: list[EpisodePlan] = []
     with appending(path, {}) as out:
         for several in batches(episodes):
-            before = len(copies)
-            found, others = _copy_some(several, out)
+            others: list[EpisodePlan] = []
+            for few in _few(several):
+                found, unknown = _copy_at_once(few, out)
+                copies += found
+                others += unknown
+                done(len(found))
+            found, unknown = _copy_some(others, out)
             copies += found
-            left += others
-            done(len(copies) - before)
+            left += unknown
+            done(len(found))
     return copies, left
+
+
+def _few(episodes: Iterable[EpisodePlan]) -> Iterator[list[EpisodePlan]]:
+    """Yield as many as are worth copying at once: few bytes, and few open files."""
+    few: list[EpisodePlan] = []
+    size = 0
+    for each in episodes:
+        if few and (len(few) == _MOST_AT_ONCE or size + each.shard.size > _BYTES_AT_ONCE):
+            yield few
+            few, size = [], 0
+        few.append(each)
+        size += each.shard.size
+    if few:
+        yield few
+
+
+def _copy_at_once(
+    episodes: Sequence[EpisodePlan], out: Appending
+) -> tuple[list[Copied], list[EpisodePlan]]:
+    """Copy those that are as short shards have them; return what came of it, and the others."""
+    found: list[tuple[EpisodePlan, Structure, int]] = []
+    with ExitStack() as stack:
+        for each in episodes:
+            if each.shard.size > _BYTES_AT_ONCE:
+                continue
+            with suppress(*UNCERTAIN):
+                structure = stack.enter_context(Structure(each.shard.path, is_read_whole=False))
+                place = structure.place(each.shard.group)
+                if place is not None:
+                    found.append((each, structure, place))
+        data, addresses = copied([(structure, place) for _, structure, place in found], out.end)
+        sound = are_sound([structure for _, structure, _ in found])
+    out.write(data)
+    copies = []
+    for (each, _, _), address, is_sound in zip(found, addresses, sound, strict=True):
+        if is_sound and address >= 0:
+            out.addresses[each.name] = address
+            copies.append(Copied(each.shard, each.group, address))
+    done = {copy.group for copy in copies}
+    return copies, [each for each in episodes if each.group not in done]
 
 
 def _copy_some(

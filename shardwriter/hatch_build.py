@@ -18,6 +18,7 @@ _MODULES = (
     "shardwriter.files._huffman",
     "shardwriter.files._lookup3",
     "shardwriter.files._shuffle",
+    "shardwriter.files._stored_episode",
     "shardwriter.recording._fast",
 )
 _LOG = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import pytest
 from merging import copied, record
 from running import MAZE
 
-from shardwriter.files import codec, global_heap, lookup3
+from shardwriter.files import codec, global_heap, lookup3, stored_episode
 from shardwriter.recording import innermost
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -73,6 +73,7 @@ _COMPILED = (
     (global_heap, "compiled"),
     (innermost, "compiled"),
     (lookup3, "compiled"),
+    (stored_episode, "compiled"),
 )
 
 

@@ -34,6 +34,7 @@ from shardwriter.errors import (
     ShardsNotFound,
     TooManyShards,
 )
+from shardwriter.files import stored_episode
 from shardwriter.files.shard_description import ShardDescription
 from shardwriter.files.structure import Unfamiliar
 from shardwriter.recording.episode import Episode
@@ -59,6 +60,7 @@ def read(path: Path) -> dict[str, object]:
         return found
 
 
+@pytest.mark.usefixtures("both_ways")
 def test_a_packed_file_needs_no_other(experiment: Path, tmp_path: Path) -> None:
     before, expected, shown = stamps(experiment), read(experiment), shards_content(experiment)
     packed = pack(experiment, tmp_path / "all.h5")
@@ -70,6 +72,7 @@ def test_a_packed_file_needs_no_other(experiment: Path, tmp_path: Path) -> None:
     assert verify(packed, deep=True, expected=range(5), workers=1).is_sound
 
 
+@pytest.mark.usefixtures("both_ways")
 def test_packed_chunks_are_those_of_the_shards(experiment: Path, tmp_path: Path) -> None:
     packed = pack(experiment, tmp_path / "all.h5")
     name = "episodes/episode_0003/neural_states/potential"
@@ -79,6 +82,7 @@ def test_packed_chunks_are_those_of_the_shards(experiment: Path, tmp_path: Path)
     assert chunks[0] == chunks[1]
 
 
+@pytest.mark.usefixtures("both_ways")
 def test_unpacking_gives_the_shards_back(experiment: Path, tmp_path: Path) -> None:
     packed = pack(experiment, tmp_path / "all.h5")
     back = unpack(packed, tmp_path / "back")
@@ -89,6 +93,7 @@ def test_unpacking_gives_the_shards_back(experiment: Path, tmp_path: Path) -> No
     assert verify(back, deep=True, workers=1).is_sound
 
 
+@pytest.mark.usefixtures("both_ways")
 def test_few_shards_hold_all_episodes(experiment: Path, tmp_path: Path) -> None:
     few = pack_shards(experiment, tmp_path / "few", 2)
     assert len(list((few / "shards").iterdir())) == 2
@@ -153,6 +158,7 @@ def of_text(file: h5py.File) -> bytes:
     return str(file["episodes/episode_0001"].attrs["start_time"]).encode()
 
 
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("stored", [of_chunk, of_number, of_text])
 def test_a_copy_that_differs_is_never_published(
     experiment: Path,
@@ -218,6 +224,21 @@ def test_shards_are_copied_as_bytes_and_others_by_hdf5(
     content = master_content(packed)
     assert {k: v for k, v in content.items() if k.startswith("episodes/")} == expected
     assert verify(packed, deep=True, expected=range(5), workers=1).is_sound
+
+
+def test_short_and_long_episodes_are_packed_alike(experiment: Path, tmp_path: Path) -> None:
+    """Those of one chunk are copied by compiled code, the others object by object."""
+    with DataExporter.resume(experiment, progress=False) as exporter:
+        with exporter.start_episode(5) as episode:
+            steps = np.arange(300_000)
+            episode.log_timesteps(steps, behavior={"position": steps / 7})
+        with exporter.start_episode(6) as episode:
+            episode.log_timestep(0, reward=1.0)
+    expected = shards_content(experiment)
+    packed = pack(experiment, tmp_path / "all.h5")
+    content = master_content(packed)
+    assert {k: v for k, v in content.items() if k.startswith("episodes/")} == expected
+    assert verify(packed, deep=True, expected=range(7), workers=1).is_sound
 
 
 def test_an_episode_that_is_gone_is_not_left_out(experiment: Path, tmp_path: Path) -> None:
@@ -296,6 +317,7 @@ def test_what_cannot_be_copied_as_bytes_is_copied_by_hdf5(
     def fails(*given: object) -> None:
         raise error
 
+    monkeypatch.setattr(stored_episode, "compiled", None)
     monkeypatch.setattr(EpisodeCopy, method, fails)
     packed = pack(experiment, tmp_path / "all.h5")
     content = master_content(packed)

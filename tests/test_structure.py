@@ -5,6 +5,7 @@ from pathlib import Path
 
 import h5py
 import pytest
+from h5py import h5d, h5s, h5t
 from merging import record, shard
 
 from shardwriter import DataExporter
@@ -96,3 +97,16 @@ def test_chunks_are_where_hdf5_says(tmp_path: Path, count: int) -> None:
                 info = file[name].id.get_chunk_info_by_coord((10 * i, 0))
                 assert found[i] == (info.byte_offset, info.size, info.filter_mask)
         assert are_sound([structure]) == [True]
+
+
+def test_a_float_that_numpy_only_has_in_a_larger_size_is_unfamiliar(tmp_path: Path) -> None:
+    path = tmp_path / "odd.h5"
+    with h5py.File(path, "w", libver="latest") as file:
+        kind = h5t.IEEE_F64LE.copy()
+        kind.set_ebias(1000)
+        h5d.create(file.id, b"odd", kind, h5s.create(h5s.SCALAR))
+    with Structure(path) as structure:
+        found = structure.find("odd")
+        assert found is not None
+        with pytest.raises(Unfamiliar):
+            structure.dataset(found)

@@ -6,6 +6,7 @@ those this package writes, or unsound, is left to that, and so are the errors.
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from shardwriter.files.shard_description import (
     describe,
     interned,
 )
+from shardwriter.files.stored_episode import outline
 from shardwriter.files.structure import (
     UNCERTAIN,
     Messages,
@@ -40,6 +42,9 @@ from shardwriter.files.untrusted import DEEPEST, MOST_NODES, is_safe_chunk, is_s
 __all__ = ["describe_several"]
 
 Described = list[ShardDescription]
+
+_MOST_TABLES = 1024
+_tables: dict[bytes, TableDescription] = {}  # by their outlines; the rows are of one of them
 
 
 def describe_several(paths: Sequence[Path]) -> "list[Described | ShardWriterError]":
@@ -96,10 +101,10 @@ class _File:
         static: list[StaticNode] = []
         for place, address in self._members(messages):
             if place in TABLES:
-                tables[place] = self._table(structure.messages(address))
+                tables[place] = self._table(address)
             elif place == EVENTS:
                 for event, table in self._members(structure.messages(address)):
-                    tables[f"{EVENTS}/{event}"] = self._table(structure.messages(table))
+                    tables[f"{EVENTS}/{event}"] = self._table(table)
             else:
                 static += self._tree(place, address, 0)
         return ShardDescription(
@@ -123,7 +128,23 @@ class _File:
                 raise Unfamiliar
             yield name.decode("utf-8", "surrogateescape"), address
 
-    def _table(self, messages: Messages) -> TableDescription:
+    def _table(self, address: int) -> TableDescription:
+        """Return what a table has; of many episodes' equal tables one is read."""
+        structure = self._structure
+        known = outline(structure, address)
+        if known is None:
+            return self._read_table(structure.messages(address))
+        headers, rows = known
+        if headers in _tables:
+            return replace(_tables[headers], rows=rows)
+        table = self._read_table(structure.messages(address))
+        if outline(structure, address) == known:  # else it changed in between
+            if len(_tables) >= _MOST_TABLES:
+                _tables.clear()
+            _tables[headers] = table
+        return table
+
+    def _read_table(self, messages: Messages) -> TableDescription:
         structure = self._structure
         columns: list[ColumnDescription] = []
         attributes: dict[str, dict[str, Any]] = {}

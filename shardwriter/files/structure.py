@@ -156,6 +156,10 @@ class Structure:
         self._whole = b""
         os.close(self._fd)
 
+    def fileno(self) -> int:
+        """Return the file's descriptor, while it is open."""
+        return self._fd
+
     def read(self, offset: int, size: int) -> bytes:
         """Return bytes of the file, exactly so many."""
         if size > _MOST_BYTES or offset + size > self.size:
@@ -208,13 +212,19 @@ class Structure:
 
     def find(self, path: str) -> Messages | None:
         """Return the messages of the object at a path from the root, None where there is none."""
-        messages = self.messages(self.root)
+        address = self.place(path)
+        return None if address is None else self.messages(address)
+
+    def place(self, path: str) -> int | None:
+        """Return the address of the object at a path from the root, None where there is none."""
+        address = self.root
         for name in path.encode("utf-8", "surrogateescape").split(b"/"):
-            address = self.links(messages).get(name) if self.is_group(messages) else None
-            if address is None:
-                return None
             messages = self.messages(address)
-        return messages
+            found = self.links(messages).get(name) if self.is_group(messages) else None
+            if found is None:
+                return None
+            address = found
+        return address
 
     # -- groups ---------------------------------------------------------------------------
 
@@ -406,6 +416,8 @@ def _dtype(message: bytes) -> np.dtype[Any] | None:
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
         raise Unfamiliar from error
     if dtype.kind not in "biufcS" or not dtype.isnative or not dtype.itemsize:
+        raise Unfamiliar
+    if dtype.itemsize != kind.get_size():  # NumPy has no such float, but a larger one
         raise Unfamiliar
     return dtype
 
