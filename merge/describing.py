@@ -5,6 +5,7 @@ the HDF5 library costs a child process, and is named.
 """
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,8 @@ MEND = "put an intact copy in its place, or move it away and record the episode 
 _BATCH = 32
 _DESCRIBED_TOGETHER = 64
 _LIMIT_S = 120.0
-_FEW = 500  # shards that are described sooner than processes start
+_TRIED_S = 0.2  # here, before that is judged, and
+_WORTH_S = 2.5  # of work left: processes take half a second to start, and results have to travel
 
 Work = Callable[[Any], Any]
 
@@ -39,7 +41,7 @@ def describe_all(
     paths
         The files.
     workers
-        Processes at a time; few files are described in this one.
+        Processes at a time; what would soon be done without them is done in this one.
     progress
         Called with the number of files described since it was last called.
 
@@ -49,11 +51,7 @@ def describe_all(
         A file is no shard; the first such is named.
     """
     found: list[ShardDescription] = []
-    results = _described_here(paths, progress)
-    if len(paths) >= _FEW:
-        work = "shardwriter.files.quick_description:describe_several*"
-        results = in_children(work, paths, workers, progress, _DESCRIBED_TOGETHER)
-    for result in results:
+    for result in _results(paths, workers, progress):
         if isinstance(result, ShardDamaged):
             raise result.with_advice(MEND)
         if isinstance(result, ShardWriterError):
@@ -62,8 +60,17 @@ def describe_all(
     return found
 
 
-def _described_here(paths: Sequence[Path], progress: Callable[[int], object]) -> Iterator[Any]:
+def _results(
+    paths: Sequence[Path], workers: int, progress: Callable[[int], object]
+) -> Iterator[Any]:
+    """Yield what each file has, or the error; processes help where much is left."""
+    start = time.monotonic()
     for i in range(0, len(paths), _DESCRIBED_TOGETHER):
+        elapsed_s = time.monotonic() - start
+        if i and elapsed_s > _TRIED_S and elapsed_s / i * (len(paths) - i) > _WORTH_S:
+            work = "shardwriter.files.quick_description:describe_several*"
+            yield from in_children(work, paths[i:], workers, progress, _DESCRIBED_TOGETHER)
+            return
         several = paths[i : i + _DESCRIBED_TOGETHER]
         yield from describe_several(several)
         progress(len(several))

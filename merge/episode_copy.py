@@ -6,9 +6,10 @@ that is finished. What cannot be copied so is ``Unfamiliar``, and HDF5 has to.
 """
 
 import math
+import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from merge.master_file import Appending, appending, batches
 from merge.plan import EpisodePlan
 from shardwriter.files.chunk_index import StoredChunk, chunks_of
 from shardwriter.files.encoding import AttributeTooLarge, Encoder
-from shardwriter.files.stored_episode import copied
+from shardwriter.files.stored_episode import StoredEpisode, copied
 from shardwriter.files.structure import (
     UNCERTAIN,
     Messages,
@@ -110,22 +111,24 @@ def _copy_at_once(
     episodes: Sequence[EpisodePlan], out: Appending
 ) -> tuple[list[Copied], list[EpisodePlan]]:
     """Copy those that are as short shards have them; return what came of it, and the others."""
-    found: list[tuple[EpisodePlan, Structure, int]] = []
-    with ExitStack() as stack:
+    there: list[EpisodePlan] = []
+    stored: list[StoredEpisode] = []
+    try:
         for each in episodes:
-            if each.shard.size > _BYTES_AT_ONCE:
-                continue
-            with suppress(*UNCERTAIN):
-                structure = stack.enter_context(Structure(each.shard.path, is_read_whole=False))
-                place = structure.place(each.shard.group)
-                if place is not None:
-                    found.append((each, structure, place))
-        data, addresses = copied([(structure, place) for _, structure, place in found], out.end)
-        sound = are_sound([structure for _, structure, _ in found])
+            shard = each.shard
+            if shard.address >= 0 and shard.size <= _BYTES_AT_ONCE:
+                with suppress(OSError):
+                    fd = os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                    there.append(each)
+                    stored.append(StoredEpisode(fd, shard.size, shard.address))
+        data, addresses = copied(stored, out.end)
+    finally:
+        for one in stored:
+            os.close(one.fd)
     out.write(data)
     copies = []
-    for (each, _, _), address, is_sound in zip(found, addresses, sound, strict=True):
-        if is_sound and address >= 0:
+    for each, address in zip(there, addresses, strict=True):
+        if address >= 0:
             out.addresses[each.name] = address
             copies.append(Copied(each.shard, each.group, address))
     done = {copy.group for copy in copies}

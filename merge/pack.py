@@ -219,11 +219,11 @@ def _planned(sources: Sources, progress: bool) -> MasterPlan:
     _check_gone(directory)
     (directory / EXPERIMENT).mkdir(exist_ok=True)
     with locked(directory / EXPERIMENT / MERGE_LOCK):
-        files = sources.shards()
-        bar = progress_bar("read", "shard", len(files), shown=progress)
+        paths = episode_shards(directory)
+        bar = progress_bar("read", "shard", len(paths), shown=progress)
         with bar:
             workers = len(os.sched_getaffinity(0))
-            shards = describe_all([file.path for file in files], workers, bar.update)
+            shards = describe_all(paths, workers, bar.update)
         for shard in shards:
             check_name(shard)
         return plan(shards, [""] * len(shards))

@@ -6,14 +6,16 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 from merging import copied, master_content, record, shard, shards_content, stamps
 
-from merge import MergeOptions, merge_experiment, merge_experiments
+from merge import MergeOptions, describing, merge_experiment, merge_experiments
 from merge.describing import describe_all
 from merge.differences import differences_text
 from merge.report import report_text
@@ -84,11 +86,24 @@ def test_merging_never_changes_a_shard(experiment: Path) -> None:
     assert stamps(experiment) == before
 
 
-def test_many_shards_are_described_in_processes_as_in_this_one(experiment: Path) -> None:
+def test_many_shards_are_described_in_processes_as_in_this_one(
+    experiment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(describing, "_TRIED_S", 0.0)
+    monkeypatch.setattr(describing, "_WORTH_S", 0.0)
+    in_processes: list[int] = []
+    in_children = describing.in_children
+
+    def noted(work: str, items: Sequence[Path], *rest: Any) -> Iterator[Any]:
+        in_processes.append(len(items))
+        return in_children(work, items, *rest)
+
+    monkeypatch.setattr(describing, "in_children", noted)
     paths = [shard(experiment, i % 4) for i in range(240)]
     progress: list[int] = []
     alone = [one for path in paths for one in describe_all([path], 1)]
     together = describe_all(paths, 2, progress.append)
+    assert in_processes == [240 - 64]
     assert sum(progress) == len(paths)
     assert [(one.path, one.episode, one.uuid) for one in together] == [
         (one.path, one.episode, one.uuid) for one in alone

@@ -16,7 +16,7 @@ from shardwriter.files import quick_description, stored_episode
 from shardwriter.files.lookup3 import lookup3
 from shardwriter.files.quick_description import describe_several
 from shardwriter.files.shard_description import ShardDescription
-from shardwriter.files.stored_episode import copied, is_same, outline
+from shardwriter.files.stored_episode import StoredEpisode, copied, is_same, outline
 from shardwriter.files.structure import UNCERTAIN, Structure, are_sound
 
 pytestmark = pytest.mark.skipif(
@@ -27,12 +27,16 @@ EPISODES = 3  # of the experiment that each test has a copy of
 GROUP = "episodes/episode_0001"
 
 
+def stored(structure: Structure, address: int) -> StoredEpisode:
+    return StoredEpisode(structure.fileno(), structure.size, address)
+
+
 def copy_of(path: Path, target: Path) -> int:
     """Copy an episode as compiled code does, behind a shard's bytes; return its address or -1."""
     base = shutil.copyfile(path, target).stat().st_size
     with Structure(path, is_read_whole=False) as structure:
         place = structure.place(GROUP)
-        data, (address,) = copied([(structure, place)], base) if place else (b"", [-1])
+        data, (address,) = copied([stored(structure, place)], base) if place else (b"", [-1])
     with target.open("ab") as file:
         file.write(data)
     return address
@@ -46,9 +50,9 @@ def are_equal(path: Path, target: Path, address: int) -> tuple[bool, bool | None
     with Structure(path, is_read_whole=False) as one, Structure(target) as other:
         place = one.place(GROUP)
         assert place is not None
-        quickly = is_same(one, place, other, address)
+        quickly = is_same(stored(one, place), stored(other, address))
         try:
-            _Comparison(target, _Place(path, GROUP, 0, 0, address), one, other).run(place)
+            _Comparison(target, _Place(path, GROUP, 0, 0, address), one, other).run()
         except ShardDamaged:
             return quickly, False
         except UNCERTAIN:

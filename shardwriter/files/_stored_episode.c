@@ -1,7 +1,7 @@
 /* Episodes as short shards have them: copied, compared and outlined as bytes; see stored_episode.py.
 
-   Everything is read by `pread` into memory of its own, each header once, and its checksum is
-   compared before it is looked at. Source: HDF5 File Format Specification 3.0. Invariant: nothing
+   Everything is read by `pread` into memory of its own, and the checksum of a header is compared
+   before it is looked at. Source: HDF5 File Format Specification 3.0. Invariant: nothing
    in a file makes this read outside of what it was given, or go on for longer than the file is
    large; whatever `WholeShard` does not write is not understood, and left to Python. */
 
@@ -23,7 +23,7 @@ enum { SINGLE_CHUNK = 1, EXTENSIBLE_ARRAY = 4 };
 enum { DEEPEST = 64, MOST_LINKS = 256, MOST_RANK = 32 };
 enum { FIRST_BYTES = 512, CHECKSUM = 4, REFERENCE = 16, HEAP_HEAD = 16 };
 enum { COLLECTION = 32 * 1024, LEAST_COLLECTION = 4096, MOST_OBJECTS = 60000 };
-enum { COMPARED = 64 * 1024 };
+enum { COMPARED = 64 * 1024, WINDOW = 64 * 1024 };
 #define MOST_HEADER (1u << 20)
 #define MOST_TEXT (16u << 20) /* of one heap, or of one array of references */
 #define MOST_CHUNK (1u << 30)
@@ -75,16 +75,16 @@ typedef struct {
     int fd;
     uint64_t size;
     uint64_t headers, data; /* bytes that may be read yet */
+    Byte *window;           /* a part that is in memory, NULL where there is none */
+    uint64_t first, length; /* of it */
     uint64_t collection;    /* the one that is in memory */
     Byte *heap;
     Text *texts; /* by number */
     size_t numbers;
 } File;
 
-static int read_at(const File *file, uint64_t address, void *to, uint64_t length)
+static int pread_all(const File *file, uint64_t address, void *to, uint64_t length)
 {
-    if (length > file->size || address > file->size - length)
-        return 0;
     for (Byte *p = to; length;) {
         ssize_t got = pread(file->fd, p, length, (off_t)address);
         if (got <= 0 && !(got < 0 && errno == EINTR))
@@ -92,6 +92,24 @@ static int read_at(const File *file, uint64_t address, void *to, uint64_t length
         if (got > 0)
             p += got, address += got, length -= got;
     }
+    return 1;
+}
+
+static int read_at(File *file, uint64_t address, void *to, uint64_t length)
+{
+    if (length > file->size || address > file->size - length)
+        return 0;
+    if (file->window == NULL || length > WINDOW / 4)
+        return pread_all(file, address, to, length);
+    if (address < file->first || address + length > file->first + file->length) {
+        /* Headers lie side by side, that of a group behind those of its members. */
+        uint64_t first = address < WINDOW / 2 ? 0 : address - WINDOW / 2, rest = file->size - first;
+        file->first = first, file->length = 0;
+        if (!pread_all(file, first, file->window, rest < WINDOW ? rest : WINDOW))
+            return 0;
+        file->length = rest < WINDOW ? rest : WINDOW;
+    }
+    memcpy(to, file->window + (address - file->first), length);
     return 1;
 }
 
@@ -542,7 +560,7 @@ static int in_order(const void *one, const void *other)
 }
 
 /* Copy the data of an episode, which do not overlap. */
-static int copy_data(Copies *copies, const File *file)
+static int copy_data(Copies *copies, File *file)
 {
     Extent *extents = (Extent *)copies->extents.items;
     size_t count = copies->extents.count, copy = 0;
@@ -801,7 +819,9 @@ static int copy_next(Copies *copies, PyObject *given, PyObject *addresses)
     File file = file_of(fd, size);
     uint64_t copy;
     Py_BEGIN_ALLOW_THREADS
+    file.window = malloc(WINDOW);
     copy = copy_episode(copies, &file, address);
+    free(file.window);
     Py_END_ALLOW_THREADS
     PyObject *found = copy == NOWHERE ? PyLong_FromLong(-1) : PyLong_FromUnsignedLongLong(copy);
     int is_listed = found != NULL && PyList_Append(addresses, found) == 0;
@@ -843,9 +863,13 @@ static PyObject *is_same(PyObject *Py_UNUSED(module), PyObject *args)
     if (pair.blocks == NULL)
         return PyErr_NoMemory();
     Py_BEGIN_ALLOW_THREADS
+    pair.one.window = malloc(WINDOW);
+    pair.other.window = malloc(WINDOW);
     found = are_same(&pair, address, copy_address, 0);
     forget_heap(&pair.one);
     forget_heap(&pair.other);
+    free(pair.one.window);
+    free(pair.other.window);
     free(pair.blocks);
     Py_END_ALLOW_THREADS
     return PyBool_FromLong(found);

@@ -6,7 +6,6 @@ those this package writes, or unsound, is left to that, and so are the errors.
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,13 +86,11 @@ class _File:
         if len(groups) > 10 * MOST_NODES:
             raise Unfamiliar
         check_count(self._path, len(groups), attributes)
-        return [
-            self._episode(name, structure.messages(address), uuid)
-            for name, address in groups.items()
-        ]
+        return [self._episode(name, address, uuid) for name, address in groups.items()]
 
-    def _episode(self, name: bytes, messages: Messages, uuid: str) -> ShardDescription:
+    def _episode(self, name: bytes, group: int, uuid: str) -> ShardDescription:
         structure = self._structure
+        messages = structure.messages(group)
         self._nodes = 0
         values = structure.attributes(messages)
         check_required(self._path, name, values)
@@ -117,6 +114,7 @@ class _File:
             values,
             tables,
             tuple(static),
+            group,
         )
 
     def _members(self, messages: Messages) -> Iterator[tuple[str, int]]:
@@ -136,7 +134,8 @@ class _File:
             return self._read_table(structure.messages(address))
         headers, rows = known
         if headers in _tables:
-            return replace(_tables[headers], rows=rows)
+            equal = _tables[headers]
+            return TableDescription(rows, equal.columns, equal.attributes)
         table = self._read_table(structure.messages(address))
         if outline(structure, address) == known:  # else it changed in between
             if len(_tables) >= _MOST_TABLES:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 
 import h5py
 import numpy as np
-from h5py import h5a, h5d, h5g
+from h5py import h5a, h5d, h5g, h5o
 
 from shardwriter.errors import FormatError, ShardDamaged
 from shardwriter.files.layout import (
@@ -105,8 +105,8 @@ class StaticNode:
 class ShardDescription:
     """What a merge needs to know of one episode in a finished shard.
 
-    ``group`` is the episode's group in the file, whose ``uuid``, ``size`` and ``mtime_ns`` these
-    are.
+    ``group`` is the episode's group in the file, at ``address`` (-1: not known); ``uuid``, ``size``
+    and ``mtime_ns`` are those of the file.
     """
 
     path: Path
@@ -118,6 +118,7 @@ class ShardDescription:
     attributes: Mapping[str, Any]
     tables: Mapping[str, TableDescription]
     static: tuple[StaticNode, ...]
+    address: int = -1
 
     def rows(self, table: str) -> int:
         """Return the rows of a table, -1 where the episode has none."""
@@ -163,6 +164,7 @@ def describe(path: Path) -> list[ShardDescription]:
                     values,
                     tables,
                     static,
+                    h5o.get_info(group).addr,
                 )
             )
         return found

@@ -1,27 +1,38 @@
 """Episodes as short shards have them, copied, compared and outlined as bytes by compiled code.
 
-Invariant: what is answered is what reading the ``Structure`` would answer; for whatever else a file
-may hold, and where nothing was compiled, there is no answer, and that has to be read.
+Invariant: what is answered is what reading the ``Structure`` would answer, checksums included; for
+whatever else a file may hold, and where nothing was compiled, there is no answer, and it has to be
+read.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 from shardwriter.compiled import compiled_module
 from shardwriter.files.structure import Structure
 
-__all__ = ["copied", "is_same", "outline"]
+__all__ = ["StoredEpisode", "copied", "is_same", "outline"]
 
 compiled = compiled_module("shardwriter.files._stored_episode")
 
 
-def copied(episodes: Sequence[tuple[Structure, int]], base: int) -> tuple[bytes, list[int]]:
+@dataclass(frozen=True, slots=True)
+class StoredEpisode:
+    """An episode in an open file: descriptor, size, and address of its group."""
+
+    fd: int
+    size: int
+    address: int
+
+
+def copied(episodes: Sequence[StoredEpisode], base: int) -> tuple[bytes, list[int]]:
     """Copy episodes with all that is below them.
 
     Parameters
     ----------
     episodes
-        Open files, and the address of the episode's group in each.
+        Those to copy.
     base
         Where the copies go in their file.
 
@@ -32,15 +43,18 @@ def copied(episodes: Sequence[tuple[Structure, int]], base: int) -> tuple[bytes,
     """
     if compiled is None:
         return b"", [-1] * len(episodes)
-    given = [(each.fileno(), each.size, address) for each, address in episodes]
+    given = [(each.fd, each.size, each.address) for each in episodes]
     return cast(tuple[bytes, list[int]], compiled.copied(given, base))
 
 
-def is_same(original: Structure, address: int, copy: Structure, copy_address: int) -> bool:
-    """Tell whether an episode is known to be the same as another, data and checksums included."""
+def is_same(original: StoredEpisode, copy: StoredEpisode) -> bool:
+    """Tell whether an episode is known to be the same as another, data and checksums included.
+
+    Several threads may ask at once.
+    """
     if compiled is None:
         return False
-    places = original.fileno(), original.size, address, copy.fileno(), copy.size, copy_address
+    places = original.fd, original.size, original.address, copy.fd, copy.size, copy.address
     return cast(bool, compiled.is_same(*places))
 
 

@@ -9,7 +9,7 @@ file may hold raises ``Unfamiliar``, and HDF5 has to be asked.
 import math
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -257,10 +257,8 @@ class Structure:
                 found[body[name:end]] = _word(body, end)[0]
         return dict(sorted(found.items()))
 
-    def _every(
-        self, messages: Messages, kind: int, about: int, counter_bytes: int
-    ) -> Iterator[tuple[int, bytes]]:
-        """Yield messages, those that lie elsewhere because they are many among them.
+    def _every(self, messages: Messages, kind: int, about: int, counter_bytes: int) -> Messages:
+        """Return messages, those that lie elsewhere because they are many among them.
 
         Parameters
         ----------
@@ -271,7 +269,7 @@ class Structure:
         counter_bytes
             Width of a counter in that, where it has one.
         """
-        yield from messages
+        elsewhere: list[bytes] = []
         for each, body in messages:
             if each == about:
                 place = 2 + (counter_bytes if body[1] & 1 else 0)
@@ -279,8 +277,8 @@ class Structure:
                     raise Unfamiliar
                 if body[place : place + 8] != _UNDEFINED:
                     places = struct.unpack_from("<QQ", body, place)
-                    for found in dense_messages(self.read, self.checksummed.append, *places):
-                        yield kind, found
+                    elsewhere += dense_messages(self.read, self.checksummed.append, *places)
+        return messages + [(kind, body) for body in elsewhere] if elsewhere else messages
 
     # -- attributes -----------------------------------------------------------------------
 
