@@ -17,9 +17,11 @@ from isal import isal_zlib
 from merge.describing import MEND
 from shardwriter.errors import ShardWriterError
 from shardwriter.files.column_reader import read_rows
+from shardwriter.files.global_heap import check_heaps
 from shardwriter.files.layout import SPIKES, TABLES, TIMESTEPS
 from shardwriter.files.quick_description import describe_several
 from shardwriter.files.shard_description import ShardDescription
+from shardwriter.files.static_digest import STATIC_DIGEST, StaticObject, static_digest
 from shardwriter.files.untrusted import UNREADABLE, is_inside
 
 __all__ = ["Problem", "ShardCheck", "ShardJob", "check_shards", "decode"]
@@ -99,6 +101,8 @@ def decode(path: Path, shards: Sequence[ShardDescription]) -> ShardCheck:
     problems: list[Problem] = []
     chunks, raw = 0, 0
     try:
+        if shards:
+            check_heaps(path, whole=True)
         with h5py.File(path, "r") as file:
             for shard in shards:
                 deep = _Deep(file[shard.group], shard)
@@ -144,6 +148,15 @@ def _chunks(dataset: h5py.Dataset, first: int) -> Iterator[np.ndarray[Any, Any]]
             yield several[at : at + rows]
 
 
+def _values(node: h5py.Group | h5py.Dataset) -> "np.ndarray[Any, Any] | None":
+    """Return the data of a dataset outside of the tables, None for a group."""
+    if not isinstance(node, h5py.Dataset):
+        return None
+    if node.dtype.kind == "O":
+        return np.asarray(node.asstr(errors="surrogateescape")[()], object)
+    return np.asarray(node[()])
+
+
 class _Deep:
     """Reads every byte of an episode.
 
@@ -170,12 +183,22 @@ class _Deep:
                 except (*UNREADABLE, ShardWriterError) as error:
                     reason = str(error).removeprefix(f"{self._group.file.filename}: ")
                     yield f"{self._shard.group}/{table}/{column.name}: cannot be read: {reason}"
-        for node in self._shard.static:
-            if node.value is None and node.dtype is not None:
-                try:
-                    self._group[node.path][()]
-                except UNREADABLE as error:
-                    yield f"{self._shard.group}/{node.path}: cannot be read: {error}"
+        yield from self._static()
+
+    def _static(self) -> Iterator[str]:
+        """Read all that is outside of the tables, by HDF5, as most readers will."""
+        objects: list[StaticObject] = []
+        for path in ("", *(node.path for node in self._shard.static)):
+            try:
+                found = self._group[path] if path else self._group
+                objects.append((path, dict(found.attrs), _values(found)))
+            except UNREADABLE as error:
+                yield f"{self._shard.group}/{path}: cannot be read: {error}"
+                return
+        digest = objects[0][1].get(STATIC_DIGEST)  # shards of format 1.0 may have none
+        if digest is not None and int(digest) != static_digest(objects):
+            text = "its texts and static data are not those that were recorded (CRC-32 differs)"
+            yield f"{self._shard.group}: {text}"
 
     def _column(self, name: str, is_timesteps: bool) -> Iterator[str]:
         dataset = self._group[name]

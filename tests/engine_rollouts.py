@@ -28,7 +28,7 @@ OPTIONS = {"seed": 3, "neural_sampling_rate": 5, "progress": False}
 _STEPS = 12
 _KILLED = 57
 _ENOUGH = 30
-_VOLATILE = ("@start_time", "@end_time", "@uuid")
+_VOLATILE = ("@start_time", "@end_time", "@uuid", "@_crc32")
 
 
 def live(episode: Episode) -> dict[str, float]:

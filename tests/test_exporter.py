@@ -102,7 +102,7 @@ def test_options_are_kept_for_people_and_programs(tmp_path: Path) -> None:
         metadata = loader.get_metadata()
     assert metadata["experiment_name"] == "maze"
     assert metadata["neural_sampling_rate"] == 7
-    assert metadata["format_version"] == "1.0"
+    assert metadata["format_version"] == "1.1"
     assert metadata["episode_count"] == 0
     assert metadata["start_time"] <= metadata["end_time"]
 

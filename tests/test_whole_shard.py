@@ -13,7 +13,7 @@ from shardwriter.files.structure import Structure
 from shardwriter.files.whole_shard import Unsuitable, WholeShard
 from shardwriter.recording.episode import Episode
 
-OF_TIME = ("uuid", "start_time", "end_time")
+OF_TIME = ("uuid", "start_time", "end_time", "_crc32")
 
 
 def log_everything(episode: Episode) -> None:

@@ -5,15 +5,17 @@ which Python type comes back where the dtype alone does not.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import h5py
 import numpy as np
 
+from shardwriter.files.static_digest import STATIC_DIGEST, StaticObject, static_digest
 from shardwriter.files.tree import KIND, Leaf, build
 
 __all__ = [
+    "episode_attributes",
     "is_compressed",
     "plain",
     "read_attributes",
@@ -103,6 +105,16 @@ def storable_attributes(values: Mapping[str, object]) -> dict[str, object]:
     return stored
 
 
+def episode_attributes(
+    static: Iterable[list[Leaf]], values: Mapping[str, object]
+) -> dict[str, object]:
+    """Return what stands in a file for an episode's attributes, a digest of all static data too."""
+    stored = storable_attributes(values)
+    own: StaticObject = ("", stored, None)
+    below = ((leaf.path, leaf.attributes(), leaf.array) for leaves in static for leaf in leaves)
+    return {**stored, STATIC_DIGEST: np.uint32(static_digest([own, *below]))}
+
+
 def _is_simple(value: object) -> bool:
     if isinstance(value, str):
         return "\0" not in value
@@ -123,7 +135,7 @@ def restored_attributes(raw: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in raw.items():
         if name in nested:
             values[name] = json.loads(value)
-        elif name != _JSON:
+        elif name not in (_JSON, STATIC_DIGEST):
             values[name] = value.item() if isinstance(value, np.generic) else value
     return values
 

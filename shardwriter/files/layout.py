@@ -64,7 +64,7 @@ __all__ = [
 ]
 
 FORMAT = "shardwriter"
-FORMAT_VERSION = "1.0"
+FORMAT_VERSION = "1.1"
 
 MASTER = "experiment_data.h5"
 CONFIG_JSON = "config.json"

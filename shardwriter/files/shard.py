@@ -17,7 +17,7 @@ import numpy as np
 
 from shardwriter.files.chunk_notes import ChunkNote, ChunkNotes
 from shardwriter.files.compression import ColumnCodec, Compression, Pipeline
-from shardwriter.files.groups import write_attributes, write_tree
+from shardwriter.files.groups import episode_attributes, write_tree
 from shardwriter.files.journal import Overlay
 from shardwriter.files.layout import FORMAT, FORMAT_VERSION, episode_group
 from shardwriter.files.schema import Column, Table, fill_value
@@ -284,9 +284,11 @@ class Shard:
             for column in columns:
                 for name, value in column.notes.attributes().items():
                     column.dataset.attrs[name] = value
-        for leaves in static:
+        trees = list(static)
+        for leaves in trees:
             write_tree(self.group, leaves)
-        write_attributes(self.group, values)
+        for name, value in episode_attributes(trees, values).items():
+            self.group.attrs[name] = value
 
 
 def codec_of(

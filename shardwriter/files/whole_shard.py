@@ -14,7 +14,7 @@ import numpy as np
 from shardwriter.files.chunk_notes import ChunkNotes
 from shardwriter.files.compression import ColumnCodec, Compression, Pipeline
 from shardwriter.files.encoding import AttributeTooLarge, Encoder
-from shardwriter.files.groups import is_compressed, storable_attributes
+from shardwriter.files.groups import episode_attributes, is_compressed
 from shardwriter.files.layout import episode_group
 from shardwriter.files.lookup3 import lookup3
 from shardwriter.files.object_tree import ObjectTree
@@ -143,10 +143,11 @@ class WholeShard:
         FileExistsError
             The file exists.
         """
-        arrays = [(leaf, self._compressed(leaf)) for leaves in static for leaf in leaves]
+        trees = list(static)
+        arrays = [(leaf, self._compressed(leaf)) for leaves in trees for leaf in leaves]
         encoder = Encoder(self._end)  # from here on no block is added
         try:
-            root = self._encoded(encoder, arrays, values)
+            root = self._encoded(encoder, arrays, episode_attributes(trees, values))
         except AttributeTooLarge as error:
             raise Unsuitable from error
         objects = encoder.finish()
@@ -172,7 +173,7 @@ class WholeShard:
     ) -> int:
         tree = ObjectTree(encoder)
         tree.group("", root_attributes())
-        tree.group(self._group, storable_attributes(values))
+        tree.group(self._group, values)
         for name, chunks in self._tables.items():
             members = tree.group(f"{self._group}/{name}")
             for each in chunks:
