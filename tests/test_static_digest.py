@@ -83,6 +83,30 @@ def test_both_ways_of_writing_give_one_digest_of_what_is_read(
         assert STATIC_DIGEST not in loader.get_episode(0).get_metadata()
 
 
+@pytest.mark.parametrize("options", [{}, {"chunk_size": 2}])
+def test_values_of_every_kind_are_read_as_they_were_written(
+    tmp_path: Path, options: dict[str, int]
+) -> None:
+    odd = {
+        "large": np.arange(100_000.0).reshape(100, 1000).T,
+        "wide": np.array([1, 2.5], np.longdouble),
+        "scalars": [True, None, 2**62, 1 + 2j, "", b"a\0", np.float16(2)],
+        "empty": {"array": np.zeros((0, 3)), "list": [], "dict": {}},
+        "other order": np.arange(4, dtype=">i4"),
+        "octets": np.array([b"ab", b"c"]),
+        "texts": [["ä", ""], ["", "x"]],
+        "µ": 1,
+    }
+    with DataExporter("odd", tmp_path, progress=False, **options) as exporter:
+        with exporter.start_episode(0) as episode:
+            episode.log_static_data("maze", odd)
+            for t in range(5):
+                episode.log_timestep(t, behavior={"x": float(t)})
+        with pytest.raises(ValueError, match="bad"), exporter.start_episode(1):
+            raise ValueError("bad \udc80 text \ud800")
+    assert verify(exporter.output_dir, deep=True, workers=1).is_sound
+
+
 def test_a_shard_without_a_digest_is_sound(tmp_path: Path) -> None:
     directory = small(tmp_path)
     with h5py.File(directory / "shards/episode_0000.h5", "r+") as file:
