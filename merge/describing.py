@@ -1,7 +1,7 @@
 """Reading many shards at once, in processes of their own.
 
 Invariant: results come back in the order of the files, whoever read them; a file that crashes
-the HDF5 library costs a child process, and is named.
+the HDF5 library costs a child process, and is named. Nothing is read by HDF5 in this one.
 """
 
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from shardwriter.errors import ShardDamaged, ShardWriterError
-from shardwriter.files.quick_description import describe_several
+from shardwriter.files.quick_description import describe_quickly
 from shardwriter.files.shard_description import ShardDescription
 from shardwriter.system.process import Child, Link, Parent
 
@@ -72,8 +72,16 @@ def _results(
             yield from in_children(work, paths[i:], workers, progress, _DESCRIBED_TOGETHER)
             return
         several = paths[i : i + _DESCRIBED_TOGETHER]
-        yield from describe_several(several)
+        found = describe_quickly(several)
+        unknown = [path for path, one in zip(several, found, strict=True) if one is None]
+        others = iter(_described_by_hdf5(unknown, workers) if unknown else [])
+        yield from (next(others) if one is None else one for one in found)
         progress(len(several))
+
+
+def _described_by_hdf5(paths: Sequence[Path], workers: int) -> list[Any]:
+    work = "shardwriter.files.quick_description:described"
+    return list(in_children(work, paths, workers, lambda _: None))
 
 
 def in_children(

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from merging import shard
 
-from merge import merge_experiment, verify
+from merge import merge_experiment, pack, verify
 from merge.describing import in_children
 from shardwriter import ExperimentLoader
 from shardwriter.errors import (
@@ -24,7 +24,9 @@ from shardwriter.errors import (
     ShardWriterError,
     TooLarge,
 )
+from shardwriter.files.lookup3 import lookup3
 from shardwriter.files.shard_description import describe
+from shardwriter.files.structure import Structure
 from shardwriter.files.untrusted import check_memory
 
 MASTER = "experiment_data.h5"
@@ -330,6 +332,25 @@ def test_a_bomb_does_not_take_all_memory(tmp_path: Path) -> None:
 
 
 # -- mutated files ----------------------------------------------------------------------------
+
+
+def test_a_shard_that_crashes_hdf5_is_named(experiment: Path) -> None:
+    """A chunk of no dimensions, under a checksum that fits: HDF5 2.0 divides by zero."""
+    path = shard(experiment, 1)
+    data = bytearray(path.read_bytes())
+    with Structure(path) as structure:
+        start = structure.place("episodes/episode_0001/weight_changes/timesteps")
+    assert start is not None
+    end = start + 10 + int.from_bytes(data[start + 6 : start + 10], "little")
+    layout = data.index(b"\x04\x02\x02\x02\x01\x01", start, end)
+    data[layout + 3] = 0
+    data[end : end + 4] = lookup3(bytes(data[start:end])).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(ShardDamaged, match=r"episode_0001.h5.*crashed the HDF5 library"):
+        merge_experiment(experiment)
+    with pytest.raises(ShardDamaged, match=r"episode_0001.h5.*crashed the HDF5 library"):
+        pack(experiment, experiment / "packed.h5")
+    assert "crashed the HDF5 library" in str(verify(experiment, deep=True).problems)
 
 
 def crash(path: Path) -> None:

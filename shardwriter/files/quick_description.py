@@ -38,7 +38,7 @@ from shardwriter.files.structure import (
 )
 from shardwriter.files.untrusted import DEEPEST, MOST_NODES, is_safe_chunk, is_stock_filter
 
-__all__ = ["describe_several"]
+__all__ = ["describe_quickly", "describe_several", "described"]
 
 Described = list[ShardDescription]
 
@@ -48,6 +48,12 @@ _tables: dict[bytes, TableDescription] = {}  # by their outlines; the rows are o
 
 def describe_several(paths: Sequence[Path]) -> "list[Described | ShardWriterError]":
     """Return the description of each of some files, or the error that ``describe`` raises."""
+    quick = zip(paths, describe_quickly(paths), strict=True)
+    return [described(path) if found is None else found for path, found in quick]
+
+
+def describe_quickly(paths: Sequence[Path]) -> list[Described | None]:
+    """Return the description of each of some files, None for what only HDF5 can read or refuse."""
     found: dict[int, Described] = {}
     read: list[tuple[int, Structure]] = []
     for i, path in enumerate(paths):
@@ -59,10 +65,11 @@ def describe_several(paths: Sequence[Path]) -> "list[Described | ShardWriterErro
             found.pop(i, None)
     sound = are_sound([structure for _, structure in read])
     quick = {i: found[i] for (i, _), good in zip(read, sound, strict=True) if good}
-    return [quick[i] if i in quick else _slowly(path) for i, path in enumerate(paths)]
+    return [quick.get(i) for i in range(len(paths))]
 
 
-def _slowly(path: Path) -> "Described | ShardWriterError":
+def described(path: Path) -> "Described | ShardWriterError":
+    """Return the description of a file, read by HDF5, or the error that ``describe`` raises."""
     try:
         return describe(path)
     except ShardWriterError as error:
