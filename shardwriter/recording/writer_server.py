@@ -20,11 +20,10 @@ from shardwriter.recording.writer import EpisodeWriter, finished
 from shardwriter.system.instants import reached
 from shardwriter.system.process import Parent, ignore_signals, make_room_for_files
 
-__all__ = ["ENCODERS", "serve"]
+__all__ = ["serve"]
 
 _MOST_FILES = 65_536  # about ten for each of the episodes that one process may step together
-# Threads; the rest of a slot's way takes turns. With two cores the simulation has the other.
-ENCODERS = 2 if len(os.sched_getaffinity(0)) > 2 else 1
+_ENCODERS = 2  # threads; the rest of a slot's way takes turns
 
 _Begun = tuple[int, str, int, "Future[list[Encoded]]"]  # episode, table, chunk
 
@@ -37,7 +36,7 @@ class _Server:
         self._writers: dict[int, EpisodeWriter] = {}
         self._codecs: Codecs = {}
         self._next_flush = 0.0
-        self._encoders = ThreadPoolExecutor(ENCODERS, thread_name_prefix="shardwriter-encode")
+        self._encoders = ThreadPoolExecutor(_ENCODERS, thread_name_prefix="shardwriter-encode")
         self._begun: deque[_Begun] = deque()
 
     def run(self) -> None:
@@ -48,7 +47,7 @@ class _Server:
                 message = self._parent.receive(0 if self._begun else self._time_to_flush())
                 if message is not None:
                     self._do(message)
-                if self._begun and (message is None or len(self._begun) > ENCODERS):
+                if self._begun and (message is None or len(self._begun) > _ENCODERS):
                     self._finish()
                 if self._time_to_flush() == 0:
                     self._flush_all()

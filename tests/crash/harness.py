@@ -21,14 +21,13 @@ from crash.known import ACK, Acks, check
 from crash.recording import record
 from tqdm import tqdm
 
+# Before the first fork.
 import shardwriter.engines.worker
-import shardwriter.recording.writer_server
+import shardwriter.recording.writer_server  # noqa: F401
 from merge import merge_experiment
 from shardwriter.recovery import exit_code, recover
 from shardwriter.system.instants import INSTANTS
 
-# Imported before the first fork. Several threads compress, also on a machine of few cores.
-shardwriter.recording.writer_server.ENCODERS = 2
 # Its own lock is shared by the forked processes: a killed one would keep it for ever.
 tqdm.set_lock(threading.RLock())
 RANDOM = "at random"
