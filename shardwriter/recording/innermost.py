@@ -56,6 +56,8 @@ class Cursor(Protocol):
 class Step(Protocol):
     """Logs the usual timesteps of one episode.
 
+    A call is a timestep, its neural state, spikes, behaviour, reward and spike ids.
+
     Attributes
     ----------
     first_valid
@@ -80,43 +82,16 @@ class Step(Protocol):
     def has_filled(self) -> bool:
         """Whether the last call was stored, and filled a slot that is to be handed over."""
 
-    def log(
-        self,
-        timestep: Any,
-        neural_state: Any,
-        spikes: Any,
-        behavior: Any,
-        reward: Any,
-        spike_ids: Any,
-        /,
-    ) -> bool:
+    def log(self, *call: Any) -> bool:
         """Log a timestep and return True; return False where Python has to go on.
 
         Nothing was logged then, unless ``has_filled`` is set.
         """
 
-    def fits(
-        self,
-        timestep: Any,
-        neural_state: Any,
-        spikes: Any,
-        behavior: Any,
-        reward: Any,
-        spike_ids: Any,
-        /,
-    ) -> bool:
+    def fits(self, *call: Any) -> bool:
         """Tell whether ``store`` of a timestep would store it; store nothing."""
 
-    def store(
-        self,
-        timestep: Any,
-        neural_state: Any,
-        spikes: Any,
-        behavior: Any,
-        reward: Any,
-        spike_ids: Any,
-        /,
-    ) -> bool:
+    def store(self, *call: Any) -> bool:
         """Log a timestep as ``log`` does, but as part of a call for several; ``calls`` stays."""
 
 
@@ -150,30 +125,12 @@ class PythonStep:
         self.n_neurons = -1
         self.calls = self.timed = 0
 
-    def log(
-        self,
-        timestep: Any,
-        neural_state: Any,
-        spikes: Any,
-        behavior: Any,
-        reward: Any,
-        spike_ids: Any,
-        /,
-    ) -> bool:
+    def log(self, *call: Any) -> bool:
         """Return False."""
         self.calls += 1
         return False
 
-    def fits(
-        self,
-        timestep: Any,
-        neural_state: Any,
-        spikes: Any,
-        behavior: Any,
-        reward: Any,
-        spike_ids: Any,
-        /,
-    ) -> bool:
+    def fits(self, *call: Any) -> bool:
         """Return False."""
         return False
 
