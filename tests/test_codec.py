@@ -123,3 +123,19 @@ def test_encoders_are_named() -> None:
     assert deflater.encoder_name == ""
     deflater(shuffle(BLOCKS["noise"]), 4)
     assert deflater.encoder_name == "isal"
+
+
+def test_what_is_only_tried_serves_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other threads may compress while a block decides."""
+    deflater = Deflater(4)
+    compress = codec.deflate.deflate_compress
+    serving = []
+
+    def tried(*arguments: Any) -> Any:
+        serving.append(deflater.encoder_name)
+        return compress(*arguments)
+
+    monkeypatch.setattr(codec.deflate, "deflate_compress", tried)
+    deflater(shuffle(BLOCKS["bool"]), 1)
+    assert deflater.encoder_name == "libdeflate"
+    assert set(serving) == {""}

@@ -157,7 +157,7 @@ class Deflater:
         return encoded
 
     def _decided(self, data: bytes, planes: int) -> bytes:
-        """Choose encoder and stored planes by this block; return the block compressed."""
+        """Choose encoder and plain planes by this block; return the block compressed."""
         reference = zlib.compress(data, self.level)
         self._share = len(reference) / max(len(data), 1)
         self._next_decision = 2 * self._blocks
@@ -166,9 +166,10 @@ class Deflater:
         ways = dict.fromkeys(((stored, literal), (stored, 0), (0, 0)))
         for encode in (_isal, self._libdeflate, self._zlib):
             for way in ways:
-                self._plan = _Plan(encode, *way)
-                encoded = self._plan.stream(data, planes)
+                plan = _Plan(encode, *way)
+                encoded = plan.stream(data, planes)
                 if len(encoded) <= most:
+                    self._plan = plan  # not before: other threads compress meanwhile
                     return encoded
         self._plan = _Plan(self._zlib)
         return reference
