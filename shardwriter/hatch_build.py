@@ -59,6 +59,7 @@ def _compile(root: Path) -> None:
         Extension(
             module,
             [str(_source(root, module))],
+            depends=[str(header) for header in _source(root, module).parent.glob("*.h")],
             include_dirs=[np.get_include()],
             define_macros=[("Py_LIMITED_API", "0x030B0000")],
             extra_compile_args=["-O3"],
