@@ -54,6 +54,24 @@ def _record_one(exporter: DataExporter, number: int, position: Any) -> None:
         episode.end(success=True, final_state={"energy": 3.5}, summary={"distance": 1.5})
 
 
+def record_long(folder: Path, **options: Any) -> Path:
+    """Record an episode 1 of many chunks, columns and static values; return the directory."""
+    options = {"chunk_size": 32, "progress": False, **options}
+    rng = np.random.default_rng(0)
+    deep = {f"key {i}": i for i in range(130)}
+    with (
+        DataExporter("long", folder, **options) as exporter,
+        exporter.start_episode(1) as episode,
+    ):
+        episode.log_static_data("maze", {"walls": rng.random((300, 1000)), "deep": deep})
+        for t in range(1400):
+            behavior = {f"field {i}": t for i in range(12)}
+            episode.log_timestep(t, spikes=rng.random(3) < 0.3, behavior=behavior, reward=1.0)
+        episode.log_event("goal", 4, {"zone": "north"})
+        episode.end(success=True, summary={"distance": 1.5})
+    return exporter.output_dir
+
+
 def content(group: h5py.Group) -> dict[str, Any]:
     """Return attributes and datasets below a group, by path, as digests that tell all of them."""
     found: dict[str, Any] = {f"@{name}": repr(value) for name, value in group.attrs.items()}

@@ -14,7 +14,7 @@
 
 enum { DATASPACE = 1, LINK_INFO = 2, DATATYPE = 3, FILL = 5, LINK = 6, LAYOUT = 8 };
 enum { GROUP_INFO = 10, FILTERS = 11, ATTRIBUTE = 12, ATTRIBUTE_INFO = 21 };
-enum { FIXED_POINT = 0, FLOATING_POINT = 1, STRING = 3, ENUMERATION = 8, VARIABLE_LENGTH = 9 };
+enum { VARIABLE_LENGTH = 9 };
 enum { SINGLE_CHUNK = 1, EXTENSIBLE_ARRAY = 4 };
 
 enum { DEEPEST = 64, MOST_LINKS = 256, MOST_RANK = 32 };
@@ -164,7 +164,7 @@ static const Byte *text_of(File *file, const Byte *reference, uint64_t *length)
         return (const Byte *)"";
     if (address != file->collection && !load_heap(file, address))
         return NULL;
-    if (number >= file->numbers || file->texts[number].length < *length)
+    if (number >= file->numbers || file->texts[number].length != *length)
         return NULL;
     return file->heap + file->texts[number].offset;
 }
@@ -188,7 +188,7 @@ typedef struct {
     uint32_t length; /* with the checksum */
     Array places;
     int is_group;
-    Message space, type, fill, layout; /* of a dataset */
+    Message space, type, fill, filters, layout; /* of a dataset */
     int rank;
     Byte first[FIRST_BYTES];
 } Header;
@@ -226,13 +226,35 @@ static int64_t elements_of(const Byte *space, uint32_t length)
     return (int64_t)count;
 }
 
-/* Tell whether a datatype is of one piece: nothing in it leads elsewhere, but for text. */
+/* Tell whether a datatype is one of those that `stored_types` knows, but for compounds. */
 static int is_plain(const Byte *type, uint32_t length)
 {
-    int class = length < 8 ? -1 : type[0] & 15;
-    return class == FIXED_POINT || class == FLOATING_POINT || class == STRING ||
-           class == ENUMERATION ||
-           (class == VARIABLE_LENGTH && (type[1] & 15) == 1 && number_at(type + 4, 4) == REFERENCE);
+    static const Byte floats[3][20] = {
+        {0x11, 0x20, 15, 0, 2, [10] = 16, 0, 10, 5, 0, 10, 15},
+        {0x11, 0x20, 31, 0, 4, [10] = 32, 0, 23, 8, 0, 23, 127},
+        {0x11, 0x20, 63, 0, 8, [10] = 64, 0, 52, 11, 0, 52, 0xff, 3},
+    };
+    /* An enumeration of FALSE and TRUE; of version 1 names are padded to 8 bytes. */
+    static const Byte boolean[38] = {0x18, 2, 0, 0, 1, [8] = 0x10, 8, 0, 0, 1, [18] = 8,
+                                     [20] = 'F', 'A', 'L', 'S', 'E', [28] = 'T', 'R', 'U', 'E', [37] = 1};
+    static const Byte dense[33] = {0x38, 2, 0, 0, 1, [8] = 0x10, 8, 0, 0, 1, [18] = 8,
+                                   [20] = 'F', 'A', 'L', 'S', 'E', [26] = 'T', 'R', 'U', 'E', [32] = 1};
+    static const Byte text[20] = {0x19, 1, 0, 0, REFERENCE, [8] = 0x10, 0, 0, 0, 1, [18] = 8};
+    if (length == 8 && type[0] == 0x13)
+        return (type[1] | 0x10) == 0x11 && !type[2] && !type[3] && number_at(type + 4, 4) &&
+               number_at(type + 4, 4) < 1u << 31;
+    if (length == 12 && type[0] == 0x10) {
+        uint64_t size = number_at(type + 4, 4);
+        return (size == 1 || size == 2 || size == 4 || size == 8) && !(type[1] & ~8) && !type[2] &&
+               !type[3] && number_at(type + 8, 2) == 0 && number_at(type + 10, 2) == 8 * size;
+    }
+    if (length == sizeof text && type[0] == 0x19)
+        return !(type[2] & ~1) && !memcmp(type, text, 2) && !memcmp(type + 3, text + 3, 17);
+    for (int i = 0; i < 3; i++)
+        if (length == sizeof floats[i] && !memcmp(type, floats[i], length))
+            return 1;
+    return (length == sizeof boolean && !memcmp(type, boolean, length)) ||
+           (length == sizeof dense && !memcmp(type, dense, length));
 }
 
 static int is_text(const Byte *type) { return (type[0] & 15) == VARIABLE_LENGTH; }
@@ -348,7 +370,8 @@ static int add_messages(Header *header, uint32_t start)
         case DATATYPE: header->type = whole; break;
         case FILL: header->fill = whole; break;
         case LAYOUT: header->layout = whole; break;
-        case GROUP_INFO: case FILTERS: break;
+        case FILTERS: header->filters = whole; break;
+        case GROUP_INFO: break;
         case LINK_INFO: case ATTRIBUTE_INFO:
             if (length != sizeof compact || memcmp(body, compact, length))
                 return 0;

@@ -4,6 +4,7 @@ Source: HDF5 File Format Specification 3.0, VII. Invariant: as in ``structure``;
 another kind than those that shards have raises ``Unfamiliar``.
 """
 
+import math
 import struct
 from collections.abc import Iterator
 from typing import TypeAlias
@@ -14,10 +15,14 @@ __all__ = ["StoredChunk", "chunks_of", "most_chunks"]
 
 StoredChunk: TypeAlias = tuple[int, int, int]  # address, bytes, mask of filters that it skips
 
-_SINGLE, _FIXED, _EXTENSIBLE = 1, 3, 4
+_TREE, _SINGLE, _FIXED, _EXTENSIBLE = 0, 1, 3, 4
 _SINGLE_FILTERED = 2  # among the layout's flags
 _NOWHERE = 2**64 - 1
 _MOST_CHUNKS = 1 << 20
+_MOST_CHILDREN = 64  # of a node of a tree
+# HDF5's own parameters of extensible arrays: bits of the number of elements, elements in the index
+# itself, in the least data block, data blocks of the least super block, bits of a page's number.
+_OF_ARRAYS = (32, 4, 16, 4, 10)
 
 
 def chunks_of(structure: Structure, dataset: StoredDataset, count: int) -> list[StoredChunk | None]:
@@ -36,9 +41,9 @@ def chunks_of(structure: Structure, dataset: StoredDataset, count: int) -> list[
             return [(dataset.address, size, mask)]
         return [(dataset.address, size, 0)]
     if kind == _FIXED:
-        elements = _fixed_elements(structure, dataset.address, count)
+        elements = _fixed_elements(structure, dataset, count)
     elif kind == _EXTENSIBLE:
-        elements = _ExtensibleArray(structure, dataset.address).elements(count)
+        elements = _ExtensibleArray(structure, dataset).elements(count)
     else:
         raise Unfamiliar
     return [_chunk(element, size) for element in elements]
@@ -54,10 +59,18 @@ def _chunk(element: bytes, size: int) -> StoredChunk | None:
     return address, int.from_bytes(element[8:-4], "little"), int.from_bytes(element[-4:], "little")
 
 
-def _fixed_elements(structure: Structure, address: int, count: int) -> list[bytes]:
+def _element(dataset: StoredDataset) -> bytes:
+    """Return the kind and the size of an index's elements, as both kinds of index begin."""
+    if not dataset.filters:
+        return b"\0\x08"
+    size_bytes = min(8, 1 + (dataset.chunk_bytes.bit_length() + 7) // 8)
+    return bytes([1, 8 + size_bytes + 4])
+
+
+def _fixed_elements(structure: Structure, dataset: StoredDataset, count: int) -> list[bytes]:
     """Return the first elements of HDF5's index of chunks of a dataset that cannot grow."""
-    head = structure.read(address, 28)
-    if head[:5] != b"FAHD\0" or head[6] not in range(8, 21):
+    head = structure.read(dataset.address, 28)
+    if head[:7] != b"FAHD\0" + _element(dataset):
         raise Unfamiliar
     structure.checksummed.append(head)
     width, page_bits = head[6], head[7]
@@ -74,36 +87,65 @@ def _fixed_elements(structure: Structure, address: int, count: int) -> list[byte
 
 
 def most_chunks(structure: Structure, dataset: StoredDataset) -> int:
-    """Return how many chunks of a dataset have been written at most."""
+    """Return how many chunks of a dataset have been written at most; HDF5 can read its index."""
+    grid = zip(dataset.shape, dataset.chunk, strict=True)
+    count = math.prod(-(-length // chunk) for length, chunk in grid)
     if dataset.address < 0:
         return 0
     kind = dataset.index[1]
-    if kind == _SINGLE:
+    if kind == _SINGLE and count == 1:
         return 1
     if kind == _FIXED:
-        count = -(-dataset.shape[0] // dataset.chunk[0])
         return sum(each is not None for each in chunks_of(structure, dataset, count))
+    if kind == _TREE:
+        return _in_tree(structure, dataset, count)
     if kind != _EXTENSIBLE:
         raise Unfamiliar
-    return _ExtensibleArray(structure, dataset.address).used
+    array = _ExtensibleArray(structure, dataset)
+    if array.used > count:  # HDF5 would look for all of them
+        raise Unfamiliar
+    return array.used
+
+
+def _in_tree(structure: Structure, dataset: StoredDataset, most: int) -> int:
+    """Return how many chunks a B-tree of version 1 has; none of it has a checksum."""
+    key = 8 + 8 * (len(dataset.shape) + 1)
+    nodes = [(dataset.address, -1)]
+    chunks = 0
+    for address, expected in nodes:  # grows while it is gone through, level after level
+        head = structure.read(address, 24)
+        level, used = head[5], int.from_bytes(head[6:8], "little")
+        is_next = level == expected or expected < 0
+        if head[:5] != b"TREE\x01" or not is_next or used > _MOST_CHILDREN:
+            raise Unfamiliar
+        data = structure.read(address + 24, used * (key + 8) + key)
+        children = [
+            int.from_bytes(data[at : at + 8], "little") for at in range(key, len(data), key + 8)
+        ]
+        if level:
+            nodes += [(child, level - 1) for child in children]
+        else:
+            chunks += used
+        if chunks > most or len(nodes) > 2 * most + _MOST_CHILDREN:
+            raise Unfamiliar
+    return chunks
 
 
 class _ExtensibleArray:
     """HDF5's index of chunks along one axis that can grow."""
 
-    def __init__(self, structure: Structure, address: int) -> None:
+    def __init__(self, structure: Structure, dataset: StoredDataset) -> None:
         self._structure = structure
-        head = structure.read(address, 72)
-        if head[:5] != b"EAHD\0":
+        head = structure.read(dataset.address, 72)
+        bits, self._inline, self._least, self._pointers, self._page_bits = _OF_ARRAYS
+        if head[:12] != b"EAHD\0" + _element(dataset) + bytes(_OF_ARRAYS):
             raise Unfamiliar
         structure.checksummed.append(head)
-        self._width, bits, self._inline, self._least, self._pointers, self._page_bits = head[6:12]
+        self._width = head[6]
         self.used: int
         self.used, _, self._index = struct.unpack_from("<QQQ", head, 44)
         self._offset_bytes = -(-bits // 8)
         self._supers = 1 + bits - (self._least.bit_length() - 1)
-        if self._width not in range(8, 21) or not (self._least and self._pointers):
-            raise Unfamiliar
 
     def elements(self, count: int) -> list[bytes]:
         """Return the first elements; those that were never set are nowhere."""

@@ -36,7 +36,7 @@ from shardwriter.files.structure import (
     Unfamiliar,
     are_sound,
 )
-from shardwriter.files.untrusted import DEEPEST, MOST_NODES, is_safe_chunk, is_stock_filter
+from shardwriter.files.untrusted import DEEPEST, MOST_NODES, is_at_hand, is_safe_chunk
 
 __all__ = ["describe_quickly", "describe_several", "described"]
 
@@ -158,13 +158,9 @@ class _File:
         for name, address in self._members(messages):
             header = structure.messages(address)
             column = self._column(header)
-            if (
-                name == TIMESTEPS
-                and most_chunks(structure, column) * column.chunk[0] < column.shape[0]
-            ):
-                raise Unfamiliar
+            rows = most_chunks(structure, column) * column.chunk[0]
             dtype = column.dtype
-            if dtype is None:
+            if dtype is None or dtype.names or (name == TIMESTEPS and rows < column.shape[0]):
                 raise Unfamiliar
             description = ColumnDescription(name, dtype, column.shape[1:], dtype.kind == "S")
             columns.append(interned(description))
@@ -182,7 +178,7 @@ class _File:
         column = self._structure.dataset(header)
         if not column.chunk or not column.shape or not is_safe_chunk(column.dtype, column.chunk):
             raise Unfamiliar
-        if not all(is_stock_filter(number) for number in column.filters):
+        if not all(is_at_hand(number) for number in column.filters):
             raise Unfamiliar
         return column
 
@@ -198,8 +194,12 @@ class _File:
                 yield from self._tree(f"{place}/{name}", below, depth + 1)
             return
         node = structure.dataset(messages)
-        if not all(is_stock_filter(number) for number in node.filters):
+        if not all(is_at_hand(number) for number in node.filters):
             raise Unfamiliar
+        if node.dtype is not None and node.dtype.names:
+            raise Unfamiliar
+        if node.chunk:
+            most_chunks(structure, node)
         if node.dtype is not None and node.nbytes > COPIED_BYTES:
             yield StaticNode(place, attributes, None, node.shape, node.dtype)
             return

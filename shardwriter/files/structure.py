@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from h5py import h5t
 
 from shardwriter.files.dense_storage import Unfamiliar, dense_messages
 from shardwriter.files.lookup3 import lookup3_of_many
+from shardwriter.files.stored_types import dtype_of
 from shardwriter.files.symbol_table import HEAD, HEADER_BYTES, members
 
 __all__ = [
@@ -58,6 +58,7 @@ _MOST_BLOCKS = 256  # of one header
 _MOST_BYTES = 64 << 20  # of one thing that is read
 _WHOLE_BYTES = 1 << 20  # smaller files are read at once
 _FIRST_BYTES = 512  # of a header, as most have fewer
+_REFERENCE_BYTES = 16  # to a text
 
 _message = struct.Struct("<BHB").unpack_from
 _attribute = struct.Struct("<BBHHH").unpack_from
@@ -96,7 +97,7 @@ class StoredDataset:
 
     @property
     def _item_bytes(self) -> int:
-        return self.dtype.itemsize if self.dtype else 16
+        return self.dtype.itemsize if self.dtype else _REFERENCE_BYTES
 
 
 class Structure:
@@ -323,9 +324,9 @@ class Structure:
         if not length:
             return b""
         data = self._in_heap(address, number)
-        if len(data) < length:
+        if len(data) != length:
             raise Unfamiliar
-        return data[:length]
+        return data
 
     def _in_heap(self, address: int, number: int) -> bytes:
         """Return an object of a global heap, b"" where there is none of that number."""
@@ -362,24 +363,26 @@ class Structure:
         return found
 
     @staticmethod
+    def form(messages: Messages) -> tuple[tuple[int, ...], np.dtype[Any] | None]:
+        """Return a dataset's shape and dtype, None for text of variable length."""
+        of = dict(messages)
+        return _shape(of[_DATASPACE]), dtype_of(of[_DATATYPE])
+
+    @staticmethod
     def dataset(messages: Messages) -> StoredDataset:
         """Return what a dataset's header says of it."""
         of = dict(messages)
-        shape = _shape(of[_DATASPACE])
-        dtype = _dtype(of[_DATATYPE])
+        shape, dtype = Structure.form(messages)
         filters = _filters(of[_FILTERS]) if _FILTERS in of else ()
         layout = of[_LAYOUT]
         if layout[:2] in (b"\x03\x01", b"\x04\x01"):
             address = layout[2:10]
             chunk: tuple[int, ...] = ()
             index = b""
-        elif layout[:2] == b"\x04\x02" and len(layout) > 5:
-            rank, width = layout[3], layout[4]
-            kind = 5 + rank * width
-            sizes = [layout[i : i + width] for i in range(5, kind, width)]
-            *chunk_shape, _ = (int.from_bytes(size, "little") for size in sizes)
-            chunk, address = tuple(chunk_shape), layout[-8:]
-            index = layout[2:3] + layout[kind:-8]
+        elif layout[:2] in (b"\x03\x02", b"\x04\x02") and len(layout) > 5:
+            chunk, item_bytes, index, address = _chunked(layout)
+            if item_bytes != (dtype.itemsize if dtype else _REFERENCE_BYTES):
+                raise Unfamiliar
         else:
             raise Unfamiliar
         if chunk and (0 in chunk or len(chunk) != len(shape)):
@@ -397,27 +400,10 @@ def _form(head: bytes, start: int, name: int, dtype: int) -> _Form:
     """Return an attribute's name, dtype and shape, and where its value starts."""
     place = start + name
     text = head[start:place].partition(b"\0")[0].decode("utf-8", "surrogateescape")
-    return text, _dtype(head[place : place + dtype]), _shape(head[place + dtype :]), len(head)
-
-
-@lru_cache(maxsize=1024)
-def _dtype(message: bytes) -> np.dtype[Any] | None:
-    """Return the dtype of a datatype message, None for text of variable length."""
-    try:
-        kind = h5t.decode(b"\x03\x00" + message)
-        if isinstance(kind, h5t.TypeStringID):
-            if kind.is_variable_str():
-                return None
-            if kind.get_strpad() != h5t.STR_NULLPAD:
-                raise Unfamiliar
-        dtype: np.dtype[Any] = kind.dtype
-    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
-        raise Unfamiliar from error
-    if dtype.kind not in "biufcS" or not dtype.isnative or not dtype.itemsize:
+    kind = dtype_of(head[place : place + dtype])
+    if kind is not None and kind.names:
         raise Unfamiliar
-    if dtype.itemsize != kind.get_size():  # NumPy has no such float, but a larger one
-        raise Unfamiliar
-    return dtype
+    return text, kind, _shape(head[place + dtype :]), len(head)
 
 
 @lru_cache(maxsize=1024)
@@ -433,6 +419,24 @@ def _shape(message: bytes) -> tuple[int, ...]:
     if len(message) < start + 8 * rank:
         raise Unfamiliar
     return struct.unpack_from(f"<{rank}Q", message, start)
+
+
+def _chunked(layout: bytes) -> tuple[tuple[int, ...], int, bytes, bytes]:
+    """Return the shape of chunks, bytes of an element, parameters and address of their index."""
+    if layout[0] == 3:  # of a file that older versions of HDF5 can read: a B-tree of version 1
+        rank, start, width = layout[2], 11, 4
+        address, end = layout[3:11], start + 4 * rank
+        index = b"\0\0"
+        if len(layout) != end:
+            raise Unfamiliar
+    else:
+        rank, width, start = layout[3], layout[4], 5
+        end = start + rank * width
+        address = layout[-8:]
+        index = layout[2:3] + layout[end:-8]
+    sizes = [layout[i : i + width] for i in range(start, end, width)]
+    *chunk, item_bytes = (int.from_bytes(size, "little") for size in sizes)
+    return tuple(chunk), item_bytes, index, address
 
 
 @lru_cache(maxsize=1024)

@@ -9,6 +9,8 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -31,9 +33,9 @@ __all__ = [
     "check_tree",
     "entries",
     "file_of",
+    "is_at_hand",
     "is_inside",
     "is_safe_chunk",
-    "is_stock_filter",
     "open_child",
     "opened",
     "read_attributes_of",
@@ -90,11 +92,11 @@ def opened(path: Path, *, is_master: bool = False) -> Iterator[h5g.GroupID]:
         file = open_published(path)
     except OSError as error:
         raise ShardDamaged(path, "structure", f"cannot be opened: {error}") from error
-    try:
-        with readable(path):
+    with readable(path):
+        try:
             yield h5g.open(file, b"/")
-    finally:
-        h5py.File(file).close()
+        finally:
+            h5py.File(file).close()  # which a damaged file may prevent
 
 
 def entries(path: Path, group: h5g.GroupID, limit: int = MOST_NODES) -> list[bytes]:
@@ -171,9 +173,14 @@ def is_safe_chunk(dtype: np.dtype[Any] | None, chunk: tuple[int, ...]) -> bool:
     return dtype is not None and dtype.itemsize * math.prod(chunk) <= _MOST_CHUNK_BYTES
 
 
-def is_stock_filter(number: int) -> bool:
-    """Tell whether a filter is one that needs no plugin."""
-    return number in _STOCK_FILTERS
+def is_at_hand(number: int) -> bool:
+    """Tell whether a filter needs no plugin, or one that is installed with this package."""
+    return number in _STOCK_FILTERS or (number in _PLUGIN_FILTERS and _has_plugins())
+
+
+@cache
+def _has_plugins() -> bool:
+    return find_spec("hdf5plugin") is not None
 
 
 def check_filters(path: Path, dataset: h5d.DatasetID, properties: h5p.PropDCID) -> None:
@@ -183,7 +190,7 @@ def check_filters(path: Path, dataset: h5d.DatasetID, properties: h5p.PropDCID) 
     """
     for i in range(properties.get_nfilters()):
         number = properties.get_filter(i)[0]
-        if is_stock_filter(number):
+        if number in _STOCK_FILTERS:
             continue
         if number not in _PLUGIN_FILTERS:
             problem = f"expected a filter of this package, got number {number}"
