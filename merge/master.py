@@ -40,6 +40,7 @@ from shardwriter.files.publication import publish
 from shardwriter.files.refusal import named_refusals
 from shardwriter.files.shard_description import describe_tree
 from shardwriter.files.untrusted import entries, opened, read_attributes_of
+from shardwriter.files.vetting import vet
 from shardwriter.progress import progress_bar
 from shardwriter.system.locks import locked
 
@@ -316,6 +317,7 @@ class _Merge:
         for name, path in self._sources.own_files(directory):
             relative = os.path.relpath(path, self._sources.target.parent)
             target = root if name == ATTRIBUTES else writer.group(root, name)
+            vet(path, "")
             with opened(path) as source:
                 writer.attributes(target, read_attributes_of(path, source))
                 for key in entries(path, source):

@@ -49,6 +49,7 @@ from shardwriter.files.refusal import completed, named_refusals
 from shardwriter.files.shard import create
 from shardwriter.files.shard_description import ShardDescription
 from shardwriter.files.untrusted import check_tree, entries, opened, read_attributes_of
+from shardwriter.files.vetting import Vetter, vet
 from shardwriter.progress import Bar, progress_bar
 from shardwriter.system.locks import locked
 
@@ -266,6 +267,7 @@ def _write_pack(
         if left:
             with open_master(path, "r+") as file:
                 for each in left:
+                    vet(each.shard.path, each.shard.group)
                     with opened(each.shard.path) as source:
                         name = os.path.basename(each.group)
                         copies.append(_copied(source, each.shard, file[EPISODES].id, name))
@@ -285,6 +287,7 @@ def _packed(each: EpisodePlan) -> EpisodePlan:
 
 
 def _copy_root(path: Path, writer: MasterWriter, target: h5g.GroupID) -> None:
+    vet(path, "")
     with opened(path) as source:
         writer.attributes(target, read_attributes_of(path, source))
         check_tree(path, source)
@@ -314,8 +317,9 @@ def _unpack_own_files(path: Path, target: Path) -> None:
     """Write the groups of a packed file's root as the files that they came from."""
     root = target / EXPERIMENT
     root.mkdir()
+    vetter = Vetter(path)
+    vetter.check(INDEX)
     with opened(path) as source:
-        check_tree(path, source)
         attributes = read_attributes_of(path, source)
         for name in ("format", "format_version", "episode_count", "uuid"):
             attributes.pop(name, None)
@@ -324,7 +328,9 @@ def _unpack_own_files(path: Path, target: Path) -> None:
             name = os.fsdecode(key)
             if name in (EPISODES, INDEX, MERGE):
                 continue
+            vetter.check(name)
             group = h5g.open(source, key)
+            check_tree(path, group)
             if name != CHECKPOINTS:
                 _copy_own_file(path, root / f"{name}.h5", group)
                 continue
@@ -362,8 +368,10 @@ def _unpack_episodes(
 ) -> None:
     seen: set[str] = set()
     shards = describe_all([path], 1)
+    vetter = Vetter(path)
     with opened(path) as source:
         for shard in shards:
+            vetter.check(shard.group)
             paths = EpisodePaths(target, shard.episode)
             paths.make_folder()
             with (

@@ -27,6 +27,7 @@ from shardwriter.files.shard_description import (
 )
 from shardwriter.files.structure import UNCERTAIN, Structure
 from shardwriter.files.untrusted import entries, opened, read_attributes_of
+from shardwriter.files.vetting import Vetter
 
 __all__ = ["Notes", "Previous", "read_previous"]
 
@@ -126,11 +127,15 @@ def read_previous(path: Path) -> Previous | None:
     if not path.exists():
         return None
     try:
+        vetter = Vetter(path)
+        vetter.check(INDEX)
         with opened(path, is_master=True) as root:
             check_format(path, read_attributes_of(path, root))
             names = entries(path, root)
             if INDEX.encode() not in names:
                 raise FormatError(path, "a master or no file, to be written", "a shard")
+            for name in set(names) - {EPISODES.encode()}:  # any of them may be replaced
+                vetter.check(os.fsdecode(name))
             is_known = all(name.encode() in names for name in (EPISODES, MERGE))
             return _previous(path, root) if is_known else None
     except ShardDamaged as error:

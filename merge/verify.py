@@ -40,6 +40,7 @@ from shardwriter.files.untrusted import (
     opened,
     read_attributes_of,
 )
+from shardwriter.files.vetting import vet
 from shardwriter.progress import progress_bar
 
 __all__ = ["VerifyReport", "verify"]
@@ -265,6 +266,7 @@ def read_index(path: Path) -> list[dict[str, Any]] | None:
     FormatError, ShardDamaged
         The file is none, or cannot be read.
     """
+    vet(path, INDEX)
     with opened(path) as root:
         check_format(path, read_attributes_of(path, root))
         names = entries(path, root)

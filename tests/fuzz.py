@@ -1,7 +1,8 @@
 """Mutate shards and masters, and read them: ``python tests/fuzz.py --files 10000``.
 
-Each mutated file has to be read, or be refused by one of the package's errors; a crash, another
-exception or a hang fails. Reading happens in this process on purpose: it is what a user does.
+In every other one the checksums fit what was changed. Each mutated file has to be read, or be
+refused by one of the package's errors; a crash, another exception or a hang fails. Reading happens
+in this process on purpose: it is what a user does.
 """
 
 import argparse
@@ -10,35 +11,16 @@ import random
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
-from merging import record, shard
+from merging import record, record_long, shard
+from mutating import hostile_mutations, mutations
 
 from merge import MergeOptions, merge_experiments
 from shardwriter import ExperimentLoader
 from shardwriter.errors import ShardWriterError
-
-
-def mutations(whole: bytes, rng: random.Random, count: int) -> Iterator[bytes]:
-    """Yield copies with flipped, overwritten, doubled, zeroed or missing bytes."""
-    for _ in range(count):
-        data = bytearray(whole)
-        kind = rng.randrange(5)
-        for _ in range(rng.choice([1, 1, 2, 8, 64])):
-            at = rng.randrange(len(data) - 16)
-            if kind == 0:
-                data[at] ^= 1 << rng.randrange(8)
-            elif kind == 1:
-                data[at : at + 4] = rng.choice([b"\xff" * 4, bytes(4), rng.randbytes(4)])
-            elif kind == 2:
-                data[at : at + 8] = rng.randrange(2**64).to_bytes(8, "little")
-            elif kind == 3:
-                other = rng.randrange(len(data) - 16)
-                data[at : at + 16] = data[other : other + 16]
-        if kind == 4:
-            del data[rng.randrange(len(data)) :]
-        yield bytes(data)
+from shardwriter.files.layout import MASTER
 
 
 def outcome(experiment: Path) -> str:
@@ -70,11 +52,13 @@ def main() -> int:
     rng = random.Random(options.seed)
     found: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
-        experiment = record(Path(folder), range(2))
-        paths = [shard(experiment, 1), experiment / "experiment_data.h5"]
-        for path in paths:
+        experiments = record(Path(folder), range(2)), record_long(Path(folder))
+        paths = [(each, path) for each in experiments for path in (shard(each, 1), each / MASTER)]
+        half = options.files // len(paths) // 2
+        for experiment, path in paths:
             whole = path.read_bytes()
-            for i, data in enumerate(mutations(whole, rng, options.files // len(paths))):
+            changed = chain(mutations(whole, rng, half), hostile_mutations(path, rng, half))
+            for i, data in enumerate(changed):
                 path.write_bytes(data)
                 print(f"\r{path.name} {i}", end="", file=sys.stderr, flush=True)
                 try:

@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 from merging import shard
+from mutating import hostile_mutations, mutations
 
 from merge import merge_experiment, pack, verify
 from merge.describing import in_children
@@ -351,6 +352,21 @@ def test_a_shard_that_crashes_hdf5_is_named(experiment: Path) -> None:
     with pytest.raises(ShardDamaged, match=r"episode_0001.h5.*crashed the HDF5 library"):
         pack(experiment, experiment / "packed.h5")
     assert "crashed the HDF5 library" in str(verify(experiment, deep=True).problems)
+    with ExperimentLoader(experiment) as loader:
+        with pytest.raises(ShardDamaged, match=r"episode_0001.h5.*crashes the HDF5 library; put"):
+            loader.get_episode(1).get_behavior()
+        assert len(loader.get_episode(0).get_behavior()["timesteps"])
+
+
+def test_a_table_without_its_column_is_damaged(experiment: Path) -> None:
+    with h5py.File(shard(experiment, 1), "r+") as file:
+        file.move("episodes/episode_0001/spikes/neuron_ids", "episodes/episode_0001/spikes/others")
+    merge_experiment(experiment)
+    with (
+        ExperimentLoader(experiment) as loader,
+        pytest.raises(ShardDamaged, match="0001/spikes: expected a column neuron_ids, got none"),
+    ):
+        loader.get_episode(1).get_spikes()
 
 
 def crash(path: Path) -> None:
@@ -396,13 +412,14 @@ def test_a_heap_that_hangs_hdf5_is_refused(experiment: Path) -> None:
 @pytest.mark.parametrize("target", ["shard", "master"])
 def test_mutated_files_give_typed_errors(experiment: Path, target: str) -> None:
     """A short form of ``python tests/fuzz.py``, which mutates 10,000 files."""
-    from fuzz import mutations, outcome
+    from fuzz import outcome
 
     path = shard(experiment, 1) if target == "shard" else experiment / MASTER
     whole = path.read_bytes()
     rng = random.Random(7)
     seen = set()
-    for data in mutations(whole, rng, 60):
+    changed = [*mutations(whole, rng, 40), *hostile_mutations(path, rng, 20)]
+    for data in changed:
         path.write_bytes(data)
         seen.add(outcome(experiment))
     path.write_bytes(whole)

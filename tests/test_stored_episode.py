@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from merging import record, shard
+from mutating import hostile_mutations, mutations, repaired, spans
 
 from merge.comparing import _Comparison, _Place
 from shardwriter.errors import ShardDamaged
 from shardwriter.files import quick_description, stored_episode
-from shardwriter.files.lookup3 import lookup3
 from shardwriter.files.quick_description import describe_several
 from shardwriter.files.shard_description import ShardDescription
 from shardwriter.files.stored_episode import StoredEpisode, copied, is_same, outline
@@ -89,44 +89,6 @@ def test_every_byte_of_a_copy_that_counts_is_compared(experiment: Path, tmp_path
     assert all(spot > heap for spot in missed)  # padding, and what HDF5 does not look at
 
 
-def repaired(data: bytearray, spans: list[tuple[int, int]]) -> bytes:
-    """Return bytes of which each span is followed by its checksum."""
-    for start, end in spans:
-        data[end : end + 4] = lookup3(bytes(data[start:end])).to_bytes(4, "little")
-    return bytes(data)
-
-
-def headers_of(path: Path) -> list[tuple[int, int]]:
-    """Return where the blocks with checksums are in a shard."""
-    data = path.read_bytes()
-    with Structure(path) as structure:
-        for description in describe_several([path])[0]:
-            nodes = [structure.place(description.group)]
-            for node in nodes:
-                messages = structure.messages(node or 0)
-                structure.attributes(messages)
-                if structure.is_group(messages):
-                    nodes += structure.links(messages).values()
-        blocks = {block for block in structure.checksummed if block[:4] == b"OHDR"}
-    starts = [data.index(block) for block in blocks]
-    lengths = [len(block) - 4 for block in blocks]
-    return [(start, start + length) for start, length in zip(starts, lengths, strict=True)]
-
-
-def mutations(path: Path, count: int) -> Iterator[bytes]:
-    """Yield a shard with bytes changed in its headers, whose checksums fit, or anywhere."""
-    whole = path.read_bytes()
-    spans = headers_of(path)
-    rng = random.Random(4)
-    for _ in range(count):
-        data = bytearray(whole)
-        for _ in range(rng.choice((1, 1, 2))):
-            start, end = rng.choice(spans)
-            spot = rng.randrange(start, end)
-            data[spot] = rng.choice((0, 1, 2, 8, 255, data[spot] ^ 1 << rng.randrange(8)))
-        yield repaired(data, spans) if rng.random() < 0.9 else bytes(data)
-
-
 def described(path: Path) -> str:
     quick_description._tables.clear()
     [found] = describe_several([path])
@@ -144,7 +106,9 @@ def test_what_is_answered_about_damaged_shards_is_right(
     """A copy that is made has the same content, and a description is that which Python reads."""
     path, target = shard(experiment, 1), tmp_path / "copy"
     outcomes = set()
-    for data in mutations(path, 150):
+    rng = random.Random(4)
+    changed = [*hostile_mutations(path, rng, 150), *mutations(path.read_bytes(), rng, 15)]
+    for data in changed:
         path.write_bytes(data)
         with suppress(*UNCERTAIN):
             address = copy_of(path, target)
@@ -178,11 +142,11 @@ def test_equal_tables_have_one_outline(tmp_path: Path) -> None:
 def test_a_cycle_comes_to_an_end(experiment: Path, tmp_path: Path) -> None:
     path = shard(experiment, 1)
     data = bytearray(path.read_bytes())
-    spans = headers_of(path)
+    blocks = spans(path)
     with Structure(path) as structure:
         place = structure.place(GROUP) or 0
         below = structure.links(structure.messages(place))[b"behavior"]
     at = data.index(below.to_bytes(8, "little"), place)
     data[at : at + 8] = place.to_bytes(8, "little")
-    path.write_bytes(repaired(data, spans))
+    path.write_bytes(repaired(data, blocks))
     assert copy_of(path, tmp_path / "copy") == -1

@@ -385,6 +385,60 @@ done:
     return is_added;
 }
 
+/* -- all of an object ------------------------------------------------------------------------- */
+
+/* Tell whether a dataset's filters, if any, are those that HDF5 itself has. */
+static int are_stock(const Message *filters)
+{
+    enum { DEFLATE = 1, FLETCHER32 = 3 };
+    const Byte *at = filters->body;
+    uint32_t left = filters->length;
+    if (left == 0)
+        return 1;
+    if (left < 2 || at[0] != 2)
+        return 0;
+    int count = at[1];
+    for (at += 2, left -= 2; count--;) {
+        uint32_t size = left < 6 ? 0 : 6 + 4 * (uint32_t)number_at(at + 4, 2);
+        if (size == 0 || size > left || number_at(at, 2) < DEFLATE || number_at(at, 2) > FLETCHER32)
+            return 0;
+        at += size, left -= size;
+    }
+    return left == 0;
+}
+
+/* Tell whether so many references lead to texts. */
+static int are_texts(File *file, uint64_t address, uint64_t count)
+{
+    Byte reference[REFERENCE];
+    for (uint64_t length; count--; address += REFERENCE)
+        if (!read_at(file, address, reference, REFERENCE) || !text_of(file, reference, &length))
+            return 0;
+    return 1;
+}
+
+/* Tell whether an object and all below it is understood. */
+static int is_all_known(File *file, uint64_t address, int depth)
+{
+    if (depth > DEEPEST)
+        return 0;
+    Header header;
+    int is_known = read_header(file, address, &header) && are_stock(&header.filters);
+    for (size_t i = 0; is_known && i < header.places.count; i++) {
+        const Place *place = places_of(&header) + i;
+        const Byte *at = header.bytes + place->at;
+        uint64_t length;
+        if (place->kind == TO_OBJECT)
+            is_known = is_all_known(file, number_at(at, 8), depth + 1);
+        else if (place->kind == TO_TEXT)
+            is_known = text_of(file, at - 4, &length) != NULL;
+        else if (place->kind == TO_TEXTS)
+            is_known = are_texts(file, number_at(at, 8), place->size / REFERENCE);
+    }
+    release(&header);
+    return is_known;
+}
+
 /* -- Python ----------------------------------------------------------------------------------- */
 
 static File file_of(int fd, unsigned long long size)
@@ -488,6 +542,22 @@ static PyObject *outline(PyObject *Py_UNUSED(module), PyObject *args)
     return found;
 }
 
+static PyObject *is_known(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    int fd, found;
+    unsigned long long size, address;
+    if (!PyArg_ParseTuple(args, "iKK", &fd, &size, &address))
+        return NULL;
+    File file = file_of(fd, size);
+    Py_BEGIN_ALLOW_THREADS
+    file.window = malloc(WINDOW);
+    found = is_all_known(&file, address, 0);
+    forget_heap(&file);
+    free(file.window);
+    Py_END_ALLOW_THREADS
+    return PyBool_FromLong(found);
+}
+
 static PyMethodDef methods[] = {
     {"copied", copied, METH_VARARGS,
      "copied($module, episodes, base, /)\n--\n\nReturn copies of episodes (descriptor, size, address "
@@ -498,6 +568,9 @@ static PyMethodDef methods[] = {
     {"outline", outline, METH_VARARGS,
      "outline($module, fd, size, address, /)\n--\n\nReturn the headers of a table without rows, "
      "addresses and digests, and its rows; None for one that is not understood."},
+    {"is_known", is_known, METH_VARARGS,
+     "is_known($module, fd, size, address, /)\n--\n\nTell whether an object and all below it is as "
+     "short shards have it, so that HDF5 can read it."},
     {NULL},
 };
 

@@ -16,6 +16,7 @@ from shardwriter.files.global_heap import check_heaps
 from shardwriter.files.groups import read_attributes, read_tree
 from shardwriter.files.layout import ATTRIBUTES, CHECKPOINTS, EXPERIMENT
 from shardwriter.files.untrusted import check_path, check_tree, is_inside, readable
+from shardwriter.files.vetting import Vetter, vet
 
 __all__ = ["ExperimentGroups", "OwnFiles", "OwnGroups"]
 
@@ -53,6 +54,7 @@ class OwnGroups:
         self._path = path
         self._root = root
         self._file = file
+        self._vetter = Vetter(path)
 
     def metadata(self) -> dict[str, Any]:
         """Return the experiment's attributes."""
@@ -66,6 +68,7 @@ class OwnGroups:
         with readable(self._path, name):
             if name not in file:
                 return {}
+            self._vetter.check(name)
             check_path(self._path, file.id, name)
             return read_attributes(file[name])
 
@@ -76,6 +79,7 @@ class OwnGroups:
         with readable(self._path, name):
             if name not in file:
                 return {}
+            self._vetter.check(name)
             check_path(self._path, file.id, name)
             check_tree(self._path, file[name].id, may_be_virtual=True)
             return read_tree(file[name], self._value)
@@ -83,7 +87,9 @@ class OwnGroups:
     def checkpoints(self) -> list[str]:
         """Return the names of the checkpoints."""
         file = self._opened()
-        return list(file[CHECKPOINTS]) if CHECKPOINTS in file else []
+        with readable(self._path, CHECKPOINTS):
+            self._vetter.check(CHECKPOINTS)
+            return list(file[CHECKPOINTS]) if CHECKPOINTS in file else []
 
     def _opened(self) -> h5py.File:
         """Return the master; a closed one would say of every name that it is not there."""
@@ -153,12 +159,14 @@ class OwnFiles:
             return
         with readable(path):
             check_heaps(path)
+            vet(path, "")
             with h5py.File(path, "r") as file:
                 yield file
 
 
 def _source_value(path: Path, place: str, dataset: h5py.Dataset) -> Any:
     check_heaps(path)
+    vet(path, place)
     try:
         with h5py.File(path, "r") as file:
             check_path(path, file.id, place)

@@ -1,4 +1,4 @@
-"""Episodes as short shards have them, copied, compared and outlined as bytes by compiled code.
+"""Episodes as short shards have them, copied, compared and outlined by compiled code, as bytes.
 
 Invariant: what is answered is what reading the ``Structure`` would answer, checksums included; for
 whatever else a file may hold, and where nothing was compiled, there is no answer, and it has to be
@@ -12,7 +12,7 @@ from typing import cast
 from shardwriter.compiled import compiled_module
 from shardwriter.files.structure import Structure
 
-__all__ = ["StoredEpisode", "copied", "is_same", "outline"]
+__all__ = ["StoredEpisode", "copied", "is_known", "is_same", "outline"]
 
 compiled = compiled_module("shardwriter.files._stored_episode")
 
@@ -67,3 +67,10 @@ def outline(structure: Structure, address: int) -> tuple[bytes, int] | None:
         return None
     found = compiled.outline(structure.fileno(), structure.size, address)
     return cast(tuple[bytes, int] | None, found)
+
+
+def is_known(structure: Structure, address: int) -> bool:
+    """Tell whether an object and all below it is as short shards have it, checksums included."""
+    if compiled is None:
+        return False
+    return cast(bool, compiled.is_known(structure.fileno(), structure.size, address))

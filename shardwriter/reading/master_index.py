@@ -16,6 +16,7 @@ from shardwriter.files.published import published_file
 from shardwriter.files.schema import INDEX_DTYPE
 from shardwriter.files.shard_description import check_format
 from shardwriter.files.untrusted import check_path, check_tree, read_attributes_of
+from shardwriter.files.vetting import vet
 
 __all__ = ["master_of", "open_index", "recording_of"]
 
@@ -30,9 +31,13 @@ def open_index(path: Path) -> tuple[h5py.File, np.ndarray[Any, Any]]:
     """
     try:
         check_heaps(path, whole=True)
+        vet(path, INDEX)
         file = published_file(path)
-    except (OSError, ShardDamaged) as error:
+    except OSError as error:
         raise FormatError(path, "an HDF5 file", str(error)) from error
+    except ShardDamaged as damage:
+        _, place, problem, _ = damage.args
+        raise FormatError(path, "a file that HDF5 can read", f"{place}: {problem}") from damage
     try:
         check_format(path, read_attributes_of(path, file["/"].id))
         if INDEX not in file:

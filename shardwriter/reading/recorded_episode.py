@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import h5py
 import numpy as np
 
-from shardwriter.errors import ConfigError
+from shardwriter.errors import ConfigError, ShardDamaged
 from shardwriter.files.layout import (
     BEHAVIOR,
     EVENTS,
@@ -24,6 +24,7 @@ from shardwriter.files.layout import (
     WEIGHT_CHANGES,
 )
 from shardwriter.files.units import Units
+from shardwriter.files.untrusted import file_of
 from shardwriter.interop.neo import episode_to_neo
 from shardwriter.interop.xarray import episode_to_xarray
 from shardwriter.notebook import episode_facts, facts_html
@@ -244,6 +245,12 @@ class RecordedEpisode:
         if columns is None:
             nothing: Columns = {TIMESTEPS: np.zeros(0, np.int64)}
             return nothing | {key: np.zeros(0, dtype) for key, dtype in empty.items()}
+        lacking = empty.keys() - columns.keys()
+        if lacking:
+            with self.opened() as group:
+                where = f"{group.name}/{name}"
+                problem = f"expected a column {', '.join(sorted(lacking))}, got none"
+                raise ShardDamaged(file_of(group), where, problem)
         return columns
 
 

@@ -23,6 +23,7 @@ from shardwriter.files.layout import episode_group
 from shardwriter.files.published import open_published
 from shardwriter.files.structure import UNCERTAIN, Structure, Unfamiliar
 from shardwriter.files.untrusted import check_path, read_text_attribute, readable
+from shardwriter.files.vetting import Vetter
 
 __all__ = ["ShardFiles"]
 
@@ -31,10 +32,11 @@ _SHARE = 4  # of the descriptors that the process may have, one in so many
 
 
 class _OpenShard:
-    __slots__ = ("file", "users")
+    __slots__ = ("file", "users", "vetter")
 
-    def __init__(self, file: h5f.FileID) -> None:
+    def __init__(self, file: h5f.FileID, vetter: Vetter) -> None:
         self.file = file
+        self.vetter = vetter
         self.users = 0
 
 
@@ -64,6 +66,7 @@ class ShardFiles:
         self._master = master
         self._root = os.path.realpath(root)
         self._file = file
+        self._vetter = Vetter(master)
         self._folder = os.fspath(master.parent)
         # Of ten thousand rows one may be all that is asked for, so none is converted in advance.
         self._names, self._sizes, self._uuids = (index[key] for key in ("shard", "size", "uuid"))
@@ -86,16 +89,18 @@ class ShardFiles:
         name = self._name(row)
         place = episode_group(self._shard_ids.item(row))
         if not name and self._file is not None:
+            self._vetter.check(place)
             yield self._episode(self._master, self._file.id, place)
             return
         with self._lock:
             shard = self._open.pop(name, None)
             if shard is None:
-                shard = _OpenShard(self._checked(row))
+                shard = self._checked(row)
             self._open[name] = shard
             shard.users += 1
             self._close_idle()
         try:
+            shard.vetter.check(place)
             yield self._episode(self.path(row), shard.file, place)
         finally:
             with self._lock:
@@ -147,7 +152,7 @@ class ShardFiles:
         try:
             self.structure(row, is_read_whole=False).close()
         except UNCERTAIN:
-            self._checked(row).close()
+            self._checked(row).file.close()
 
     def stored(self, row: int) -> tuple[Structure, str]:
         """Open an episode's shard to be read from its bytes; return it and the episode's group.
@@ -184,7 +189,7 @@ class ShardFiles:
             raise
         return structure
 
-    def _checked(self, row: int) -> h5f.FileID:
+    def _checked(self, row: int) -> _OpenShard:
         """Open a shard, once it is known to be the one that the master was built from."""
         path = self.path(row)
         advice = f"put it back, or run `shardwriter merge` or `shardwriter relink {self._master}`"
@@ -197,6 +202,8 @@ class ShardFiles:
             expected = f"{self._sizes.item(row)} bytes"
             raise MasterStale(self._master, path, expected, f"{size}", advice)
         check_heaps(path)
+        vetter = Vetter(path)
+        vetter.check(episode_group(self._shard_ids.item(row)))
         try:
             opened = open_published(path)
         except OSError as error:
@@ -211,7 +218,7 @@ class ShardFiles:
         except BaseException:
             opened.close()
             raise
-        return opened
+        return _OpenShard(opened, vetter)
 
     def _check_inside(self, path: Path) -> None:
         if self._is_below_root(os.path.dirname(path)) and not path.is_symlink():

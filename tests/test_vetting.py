@@ -1,0 +1,196 @@
+"""HDF5 sees, in the reader's process, only what is known not to harm it."""
+
+import random
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+import h5py
+import numpy as np
+import pytest
+from merging import record_long, shard
+from mutating import hostile_mutations, repaired, spans
+
+from merge import merge_experiment, merge_experiments, pack
+from merge.options import MergeOptions
+from shardwriter import ExperimentLoader
+from shardwriter.errors import ShardDamaged
+from shardwriter.files import stored_episode, vetting
+from shardwriter.files.chunk_index import chunks_of
+from shardwriter.files.layout import MASTER
+from shardwriter.files.stored_episode import is_known
+from shardwriter.files.structure import UNCERTAIN, Structure
+from shardwriter.files.vetting import Vetter, _Walk, vet
+
+EPISODES = 2  # of the experiment that each test has a copy of
+GROUP = "episodes/episode_0001"
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return record_long(tmp_path_factory.mktemp("long"))
+
+
+@pytest.fixture
+def here_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail where another process would have to try."""
+
+    def refuse(target: str) -> NoReturn:
+        pytest.fail(f"a process was started for {target}")
+
+    monkeypatch.setattr(vetting, "Child", refuse)
+
+
+@pytest.fixture
+def trials(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return what is tried in other processes from now on; nothing was before."""
+    tried: list[str] = []
+
+    def counted(path: Path, place: str) -> str:
+        tried.append(place)
+        return real(path, place)
+
+    real = vetting._outcome
+    monkeypatch.setattr(vetting, "_outcome", counted)
+    monkeypatch.setattr(vetting, "_outcomes", {})
+    return tried
+
+
+def own_files(directory: Path) -> list[Path]:
+    return [path for path in directory.rglob("*.h5") if path.name[0] != "."]
+
+
+@pytest.mark.usefixtures("both_ways", "here_alone")
+def test_every_file_of_this_package_is_known(experiment: Path, long: Path, tmp_path: Path) -> None:
+    pack(experiment, tmp_path / "packed.h5")
+    pack(long, tmp_path / "long.h5")
+    files = [*own_files(experiment), *own_files(long), *tmp_path.glob("*.h5")]
+    assert len(files) > 12
+    for path in files:
+        vet(path, "")
+
+
+@pytest.mark.usefixtures("here_alone")
+@pytest.mark.parametrize("compression", [None, "lzf"])
+def test_every_compression_of_hdf5_is_known(tmp_path: Path, compression: str | None) -> None:
+    vet(shard(record_long(tmp_path, compression=compression), 1), "")
+
+
+@pytest.mark.usefixtures("both_ways")
+@pytest.mark.parametrize("kind", ["short", "long"])
+def test_what_is_known_is_sound(experiment: Path, long: Path, tmp_path: Path, kind: str) -> None:
+    """What compiled code knows of a file with changed fields, Python would know as well."""
+    path = shutil.copy(shard(experiment if kind == "short" else long, 1), tmp_path / "x.h5")
+    vetter = Vetter(path)
+    outcomes = set()
+    for data in hostile_mutations(path, random.Random(5), 150):
+        path.write_bytes(data)
+        outcomes.add(vetter._is_known(GROUP))
+        vetter = Vetter(path)
+    assert outcomes == {True, False}
+
+
+@pytest.mark.skipif(stored_episode.compiled is None, reason="built without a compiler")
+def test_compiled_code_knows_no_more_than_python(experiment: Path, tmp_path: Path) -> None:
+    path = shutil.copy(shard(experiment, 1), tmp_path / "x.h5")
+    known = 0
+    for data in hostile_mutations(path, random.Random(6), 200):
+        path.write_bytes(data)
+        with suppress(*UNCERTAIN), Structure(path) as structure:
+            place = structure.place(GROUP)
+            if place is not None and is_known(structure, place):
+                known += 1
+                slowly = _Walk(structure, {})
+                try:
+                    slowly._below(place, 0)
+                except UNCERTAIN as error:
+                    pytest.fail(f"compiled code knows what Python does not: {error!r}")
+    assert known
+
+
+def endless(path: Path) -> None:
+    """Say that a column has 2**40 chunks, under a checksum that fits: HDF5 looks for them all."""
+    data = bytearray(path.read_bytes())
+    blocks = spans(path)
+    index = data.index(b"EAHD")
+    data[index + 44 : index + 52] = (2**40).to_bytes(8, "little")
+    path.write_bytes(repaired(data, blocks))
+
+
+def test_a_shard_that_keeps_hdf5_busy_is_named(
+    long: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trials: list[str]
+) -> None:
+    directory = tmp_path / "long"
+    shutil.copytree(long, directory)
+    endless(shard(directory, 1))
+    monkeypatch.setattr(vetting, "_LIMIT_S", 2.0)
+    with ExperimentLoader(directory) as loader:
+        for _ in range(2):
+            with pytest.raises(ShardDamaged, match=r"episode_0001.h5.*for more than 2 s; put"):
+                loader.get_episode(1).get_rewards()
+    assert trials == [GROUP]
+
+
+def test_what_is_not_known_is_tried_once(experiment: Path, trials: list[str]) -> None:
+    """A static dataset that HDF5 alone spells so, as another program may have added it."""
+    path = shard(experiment, 1)
+    with h5py.File(path, "r+", libver="latest") as file:
+        file[GROUP].create_dataset("other", data=np.arange(5) + 2j)
+    merge_experiment(experiment)
+    assert trials == []
+    for _ in range(2):
+        with ExperimentLoader(experiment) as loader:
+            assert loader.get_episode(1).get_static_data("other")[3] == 3 + 2j
+            loader.get_episode(0).get_behavior()
+    assert trials == [GROUP]
+
+
+def test_a_file_that_hdf5_cannot_close_is_refused(long: Path, tmp_path: Path) -> None:
+    """It would stay open, and be in the way, until the process ends."""
+    path = shutil.copy(shard(long, 1), tmp_path / "x.h5")
+    data = bytearray(path.read_bytes())
+    blocks = spans(path)
+    heap = data.index(b"FRHP")
+    assert data[heap + 22 : heap + 30] == b"\xff" * 8  # there is no tree of its large objects
+    data[heap + 25] = 1
+    path.write_bytes(repaired(data, blocks))
+    with pytest.raises(ShardDamaged, match="HDF5 cannot close it"):
+        vet(path, GROUP)
+
+
+def test_a_master_that_crashes_hdf5_is_named(experiment: Path, trials: list[str]) -> None:
+    """Only what is read of a master has to be known, and that is vetted when it is."""
+    path = experiment / MASTER
+    with Structure(path) as structure:
+        place = structure.place("config") or 0
+    data = bytearray(path.read_bytes())
+    assert data[place : place + 4] == b"OHDR"
+    data[place + 4] = 9  # a version of object headers that nobody knows
+    path.write_bytes(repaired(data, spans(path)))
+    with ExperimentLoader(experiment) as loader:
+        assert len(loader.get_episode(1).get_rewards()["timesteps"])
+        assert trials == []
+        with pytest.raises(ShardDamaged):
+            loader.get_config()
+    assert trials == ["config"]
+
+
+def test_concatenated_datasets_are_tried(experiment: Path, trials: list[str]) -> None:
+    merge_experiments([experiment], None, MergeOptions(concat=True))
+    vet(experiment / MASTER, "concatenated")
+    assert trials == ["concatenated"]
+
+
+def test_many_values_are_found_in_two_levels_of_a_tree(long: Path) -> None:
+    with Structure(shard(long, 1)) as structure:
+        found = structure.place(f"{GROUP}/maze/deep")
+        assert found is not None
+        names = structure.links(structure.messages(found))
+        assert sorted(names) == sorted(b"key %d" % i for i in range(130))
+        column = structure.find(f"{GROUP}/rewards/values")
+        assert column is not None
+        dataset = structure.dataset(column)
+        assert None not in chunks_of(structure, dataset, -(-dataset.shape[0] // dataset.chunk[0]))
+    with ExperimentLoader(long) as loader:
+        assert loader.get_episode(1).get_static_data("maze")["deep"]["key 129"] == 129
