@@ -42,8 +42,16 @@ class MasterPlan:
     """All that a master holds of its episodes, in order of their ids."""
 
     episodes: tuple[EpisodePlan, ...]
-    index: np.ndarray[Any, Any]
-    differences: tuple[SchemaDifference, ...]
+
+    @property
+    def index(self) -> np.ndarray[Any, Any]:
+        """The index's rows of the episodes."""
+        return index_of(self.episodes)
+
+    @property
+    def differences(self) -> tuple[SchemaDifference, ...]:
+        """The fields that are not the same in every episode."""
+        return differences({each.episode: each.shard.tables for each in self.episodes})
 
 
 def plan(
@@ -68,9 +76,7 @@ def plan(
     given = [shard.episode for shard in shards] if ids is None else list(ids)
     _check_unique(given, names)
     order = sorted(range(len(shards)), key=lambda i: given[i])
-    episodes = tuple(EpisodePlan(given[i], shards[i], names[i]) for i in order)
-    schemas = {each.episode: each.shard.tables for each in episodes}
-    return MasterPlan(episodes, index_of(episodes), differences(schemas))
+    return MasterPlan(tuple(EpisodePlan(given[i], shards[i], names[i]) for i in order))
 
 
 def _check_unique(ids: Sequence[int], names: Sequence[str]) -> None:
