@@ -344,8 +344,7 @@ static int add_column(Array *outline, File *file, uint64_t address, uint64_t *ro
         else
             goto done; /* an attribute that is text */
     Byte *end = header.bytes + header.length - CHECKSUM;
-    for (Byte *at = header.bytes + 6 + (header.bytes[5] & 0x10 ? 4 : 0) + (1 << (header.bytes[5] & 3));
-         at + 4 <= end; at += 4 + number_at(at + 1, 2))
+    for (Byte *at = messages_of(&header); at + 4 <= end; at += 4 + number_at(at + 1, 2))
         if (at[0] == ATTRIBUTE && number_at(at + 6, 2) == 6 && !memcmp(at + 13, "crc32", 6))
             memset(at + 13 + 6 + number_at(at + 8, 2) + number_at(at + 10, 2), 0,
                    number_at(at + 1, 2) - 9 - 6 - number_at(at + 8, 2) - number_at(at + 10, 2));
@@ -524,14 +523,24 @@ static PyObject *is_same(PyObject *Py_UNUSED(module), PyObject *args)
     return PyBool_FromLong(found);
 }
 
+/* Tell the reader of a file where a part of it is in memory. */
+static void use(File *file, const char *start, Py_ssize_t length)
+{
+    if (length)
+        file->window = (Byte *)start, file->first = 0, file->length = (uint64_t)length;
+}
+
 static PyObject *outline(PyObject *Py_UNUSED(module), PyObject *args)
 {
     int fd, is_known;
     unsigned long long size, address;
+    const char *start;
+    Py_ssize_t length;
     uint64_t rows;
-    if (!PyArg_ParseTuple(args, "iKK", &fd, &size, &address))
+    if (!PyArg_ParseTuple(args, "iKKy#", &fd, &size, &address, &start, &length))
         return NULL;
     File file = file_of(fd, size);
+    use(&file, start, length);
     Array bytes = {0};
     Py_BEGIN_ALLOW_THREADS
     is_known = add_table(&bytes, &file, address, &rows);
@@ -540,6 +549,76 @@ static PyObject *outline(PyObject *Py_UNUSED(module), PyObject *args)
                                : Py_NewRef(Py_None);
     free(bytes.items);
     return found;
+}
+
+static int add_member(PyObject *members, const Byte *name, uint64_t length, uint64_t address)
+{
+    PyObject *key = PyBytes_FromStringAndSize((const char *)name, (Py_ssize_t)length);
+    PyObject *value = PyLong_FromUnsignedLongLong(address);
+    int is_added = key != NULL && value != NULL && PyDict_SetItem(members, key, value) == 0;
+    Py_XDECREF(key);
+    Py_XDECREF(value);
+    return is_added;
+}
+
+/* Add an attribute to a list: what says its name, type and shape, and its value, a text itself. */
+static int add_value(PyObject *attributes, File *file, const Byte *body, uint64_t length)
+{
+    uint64_t type = 9 + number_at(body + 2, 2), space = type + number_at(body + 4, 2);
+    uint64_t start = space + number_at(body + 6, 2);
+    const Byte *value = body + start;
+    length -= start;
+    if (is_text(body + type)) {
+        if (length != REFERENCE || (value = text_of(file, value, &length)) == NULL)
+            return 0;
+    }
+    PyObject *both = Py_BuildValue("y#y#", body, (Py_ssize_t)start, value, (Py_ssize_t)length);
+    int is_added = both != NULL && PyList_Append(attributes, both) == 0;
+    Py_XDECREF(both);
+    return is_added;
+}
+
+static int add_content(PyObject *members, PyObject *attributes, File *file, const Header *header)
+{
+    for (size_t i = 0; i < header->places.count; i++) {
+        const Place *place = places_of(header) + i;
+        const Byte *at = header->bytes + place->at;
+        if (place->kind == TO_OBJECT &&
+            !add_member(members, at - place->size, place->size, number_at(at, 8)))
+            return 0;
+    }
+    const Byte *end = header->bytes + header->length - CHECKSUM;
+    for (const Byte *at = messages_of(header); at + 4 <= end; at += 4 + number_at(at + 1, 2))
+        if (at[0] == ATTRIBUTE && !add_value(attributes, file, at + 4, number_at(at + 1, 2)))
+            return 0;
+    return 1;
+}
+
+static PyObject *group(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    int fd;
+    unsigned long long size, address;
+    const char *start;
+    Py_ssize_t length;
+    if (!PyArg_ParseTuple(args, "iKKy#", &fd, &size, &address, &start, &length))
+        return NULL;
+    File file = file_of(fd, size);
+    use(&file, start, length);
+    Header header;
+    PyObject *members = PyDict_New(), *attributes = PyList_New(0), *both = NULL;
+    if (members != NULL && attributes != NULL) {
+        int is_known = read_header(&file, address, &header) && header.is_group &&
+                       add_content(members, attributes, &file, &header);
+        if (is_known)
+            both = Py_BuildValue("OO", members, attributes);
+        else if (PyErr_Occurred() == NULL)
+            both = Py_NewRef(Py_None);
+        release(&header);
+        forget_heap(&file);
+    }
+    Py_XDECREF(members);
+    Py_XDECREF(attributes);
+    return both;
 }
 
 static PyObject *is_known(PyObject *Py_UNUSED(module), PyObject *args)
@@ -565,8 +644,12 @@ static PyMethodDef methods[] = {
     {"is_same", is_same, METH_VARARGS,
      "is_same($module, fd, size, address, copy_fd, copy_size, copy_address, /)\n--\n\nTell whether "
      "an episode was found to be the same as another."},
+    {"group", group, METH_VARARGS,
+     "group($module, fd, size, address, start, /)\n--\n\nReturn the members of a group by name, and "
+     "its attributes: what says what each is, and its value; None for one that is not understood. "
+     "`start` are bytes at the start of the file, or none."},
     {"outline", outline, METH_VARARGS,
-     "outline($module, fd, size, address, /)\n--\n\nReturn the headers of a table without rows, "
+     "outline($module, fd, size, address, start, /)\n--\n\nReturn the headers of a table without rows, "
      "addresses and digests, and its rows; None for one that is not understood."},
     {"is_known", is_known, METH_VARARGS,
      "is_known($module, fd, size, address, /)\n--\n\nTell whether an object and all below it is as "

@@ -95,9 +95,10 @@ static int read_at(File *file, uint64_t address, void *to, uint64_t length)
 {
     if (length > file->size || address > file->size - length)
         return 0;
-    if (file->window == NULL || length > WINDOW / 4)
+    int is_there = address >= file->first && address + length <= file->first + file->length;
+    if (!is_there && (file->window == NULL || length > WINDOW / 4))
         return pread_all(file, address, to, length);
-    if (address < file->first || address + length > file->first + file->length) {
+    if (!is_there) {
         /* Headers lie side by side, that of a group behind those of its members. */
         uint64_t first = address < WINDOW / 2 ? 0 : address - WINDOW / 2, rest = file->size - first;
         file->first = first, file->length = 0;
@@ -344,6 +345,13 @@ static int add_data(Header *header)
         return length == at + 9 && add_place(header, TO_DATA, layout + at + 1, chunk);
     return length == at + 21 &&
            add_place(header, TO_DATA, layout + at + 13, number_at(layout + at + 1, 8));
+}
+
+/* Return where the first message of a header is. */
+static Byte *messages_of(const Header *header)
+{
+    Byte flags = header->bytes[5];
+    return header->bytes + 6 + (flags & 0x10 ? 4 : 0) + (1 << (flags & 3));
 }
 
 static int by_place(const void *one, const void *other)

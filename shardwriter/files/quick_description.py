@@ -5,7 +5,7 @@ those this package writes, or unsound, is left to that, and so are the errors.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from shardwriter.files.shard_description import (
     describe,
     interned,
 )
-from shardwriter.files.stored_episode import outline
+from shardwriter.files.stored_episode import group, outline
 from shardwriter.files.structure import (
     UNCERTAIN,
     Messages,
@@ -83,34 +83,30 @@ class _File:
         self._nodes = 0
 
     def episodes(self) -> Described:
-        structure = self._structure
-        messages = structure.messages(structure.root)
-        attributes = structure.attributes(messages)
+        attributes, members = self._group(self._structure.root)
         check_format(self._path, attributes)
-        episodes = structure.messages(structure.links(messages)[EPISODES.encode()])
         uuid = str(attributes.get("uuid", ""))
-        groups = structure.links(episodes)
+        _, groups = self._group(members[EPISODES.encode()])
         if len(groups) > 10 * MOST_NODES:
             raise Unfamiliar
         check_count(self._path, len(groups), attributes)
         return [self._episode(name, address, uuid) for name, address in groups.items()]
 
-    def _episode(self, name: bytes, group: int, uuid: str) -> ShardDescription:
+    def _episode(self, name: bytes, address: int, uuid: str) -> ShardDescription:
         structure = self._structure
-        messages = structure.messages(group)
         self._nodes = 0
-        values = structure.attributes(messages)
+        values, members = self._group(address)
         check_required(self._path, name, values)
         tables: dict[str, TableDescription] = {}
         static: list[StaticNode] = []
-        for place, address in self._members(messages):
+        for place, member in self._counted(members):
             if place in TABLES:
-                tables[place] = self._table(address)
+                tables[place] = self._table(member)
             elif place == EVENTS:
-                for event, table in self._members(structure.messages(address)):
+                for event, table in self._counted(self._group(member)[1]):
                     tables[f"{EVENTS}/{event}"] = self._table(table)
             else:
-                static += self._tree(place, address, 0)
+                static += self._tree(place, member, 0)
         return ShardDescription(
             self._path,
             f"{EPISODES}/{os.fsdecode(name)}",
@@ -121,13 +117,23 @@ class _File:
             values,
             tables,
             tuple(static),
-            group,
+            address,
         )
 
-    def _members(self, messages: Messages) -> Iterator[tuple[str, int]]:
-        if not self._structure.is_group(messages):
+    def _group(self, address: int) -> tuple[dict[str, Any], dict[bytes, int]]:
+        """Return a group's attributes and members."""
+        structure = self._structure
+        known = group(structure, address)
+        if known is not None:
+            members, attributes = known
+            return structure.decoded(attributes), dict(sorted(members.items()))
+        messages = structure.messages(address)
+        if not structure.is_group(messages):
             raise Unfamiliar
-        for name, address in self._structure.links(messages).items():
+        return structure.attributes(messages), structure.links(messages)
+
+    def _counted(self, members: Mapping[bytes, int]) -> Iterator[tuple[str, int]]:
+        for name, address in members.items():
             self._nodes += 1
             if self._nodes > MOST_NODES:
                 raise Unfamiliar
@@ -138,24 +144,24 @@ class _File:
         structure = self._structure
         known = outline(structure, address)
         if known is None:
-            return self._read_table(structure.messages(address))
+            return self._read_table(address)
         headers, rows = known
         if headers in _tables:
             equal = _tables[headers]
             return TableDescription(rows, equal.columns, equal.attributes)
-        table = self._read_table(structure.messages(address))
+        table = self._read_table(address)
         if outline(structure, address) == known:  # else it changed in between
             if len(_tables) >= _MOST_TABLES:
                 _tables.clear()
             _tables[headers] = table
         return table
 
-    def _read_table(self, messages: Messages) -> TableDescription:
+    def _read_table(self, table: int) -> TableDescription:
         structure = self._structure
         columns: list[ColumnDescription] = []
         attributes: dict[str, dict[str, Any]] = {}
         lengths = set()
-        for name, address in self._members(messages):
+        for name, address in self._counted(self._group(table)[1]):
             header = structure.messages(address)
             column = self._column(header)
             rows = most_chunks(structure, column) * column.chunk[0]
@@ -187,12 +193,13 @@ class _File:
             raise Unfamiliar
         structure = self._structure
         messages = structure.messages(address)
-        attributes = structure.attributes(messages)
         if structure.is_group(messages):
+            attributes, members = self._group(address)
             yield StaticNode(place, attributes)
-            for name, below in self._members(messages):
+            for name, below in self._counted(members):
                 yield from self._tree(f"{place}/{name}", below, depth + 1)
             return
+        attributes = structure.attributes(messages)
         node = structure.dataset(messages)
         if not all(is_at_hand(number) for number in node.filters):
             raise Unfamiliar

@@ -12,7 +12,7 @@ from typing import cast
 from shardwriter.compiled import compiled_module
 from shardwriter.files.structure import Structure
 
-__all__ = ["StoredEpisode", "copied", "is_known", "is_same", "outline"]
+__all__ = ["StoredEpisode", "copied", "group", "is_known", "is_same", "outline"]
 
 compiled = compiled_module("shardwriter.files._stored_episode")
 
@@ -65,8 +65,18 @@ def outline(structure: Structure, address: int) -> tuple[bytes, int] | None:
     """
     if compiled is None:
         return None
-    found = compiled.outline(structure.fileno(), structure.size, address)
+    found = compiled.outline(structure.fileno(), structure.size, address, structure.whole)
     return cast(tuple[bytes, int] | None, found)
+
+
+def group(
+    structure: Structure, address: int
+) -> tuple[dict[bytes, int], list[tuple[bytes, bytes]]] | None:
+    """Return a group's members, and its attributes for ``Structure.decoded``; None: not known."""
+    if compiled is None:
+        return None
+    found = compiled.group(structure.fileno(), structure.size, address, structure.whole)
+    return cast(tuple[dict[bytes, int], list[tuple[bytes, bytes]]] | None, found)
 
 
 def is_known(structure: Structure, address: int) -> bool:

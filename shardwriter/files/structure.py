@@ -9,7 +9,7 @@ file may hold raises ``Unfamiliar``, and HDF5 has to be asked.
 import math
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -116,6 +116,8 @@ class Structure:
         Every block read so far that ends in a checksum.
     size, mtime_ns
         Of the file when it was opened.
+    whole
+        All of a small file, b"" where it was not read at once.
 
     Raises
     ------
@@ -131,7 +133,7 @@ class Structure:
             stat = os.fstat(self._fd)
             self.size, self.mtime_ns = stat.st_size, stat.st_mtime_ns
             is_small = is_read_whole and self.size <= _WHOLE_BYTES
-            self._whole = os.pread(self._fd, self.size, 0) if is_small else b""
+            self.whole = os.pread(self._fd, self.size, 0) if is_small else b""
             head = self.read(0, 48)
             # Superblock 2 or 3, 8-byte offsets and lengths, no base address, no extension.
             if head[:8] != _SIGNATURE or head[8] not in (2, 3) or head[9:11] != b"\x08\x08":
@@ -154,7 +156,7 @@ class Structure:
 
     def close(self) -> None:
         """Close the file; what was noted for ``are_sound`` stays."""
-        self._whole = b""
+        self.whole = b""
         os.close(self._fd)
 
     def fileno(self) -> int:
@@ -165,8 +167,8 @@ class Structure:
         """Return bytes of the file, exactly so many."""
         if size > _MOST_BYTES or offset + size > self.size:
             raise Unfamiliar
-        if self._whole:
-            return self._whole[offset : offset + size]
+        if self.whole:
+            return self.whole[offset : offset + size]
         data = os.pread(self._fd, size, offset)
         if len(data) != size:
             raise Unfamiliar
@@ -291,6 +293,14 @@ class Structure:
                 name, dtype, shape, start = self._form(body)
                 if name not in without:
                     found[name] = self._value(dtype, shape, body[start:])
+        return dict(sorted(found.items()))
+
+    def decoded(self, stored: Iterable[tuple[bytes, bytes]]) -> dict[str, Any]:
+        """Return attributes, each given by what comes before its value, and that; texts as such."""
+        found: dict[str, Any] = {}
+        for head, data in stored:
+            name, dtype, shape, _ = self._form(head)
+            found[name] = data.decode() if dtype is None else self._value(dtype, shape, data)
         return dict(sorted(found.items()))
 
     @staticmethod
