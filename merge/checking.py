@@ -23,6 +23,7 @@ from shardwriter.files.quick_description import describe_several
 from shardwriter.files.shard_description import ShardDescription
 from shardwriter.files.static_digest import STATIC_DIGEST, StaticObject, static_digest
 from shardwriter.files.untrusted import UNREADABLE, is_inside
+from shardwriter.files.vetting import vet
 
 __all__ = ["Problem", "ShardCheck", "ShardJob", "check_shards", "decode"]
 
@@ -103,6 +104,7 @@ def decode(path: Path, shards: Sequence[ShardDescription]) -> ShardCheck:
     try:
         if shards:
             check_heaps(path, whole=True)
+        vet(path, *(shard.group for shard in shards))
         with h5py.File(path, "r") as file:
             for shard in shards:
                 deep = _Deep(file[shard.group], shard)

@@ -10,6 +10,7 @@ from shardwriter.engines.result import EpisodeResult
 from shardwriter.files.groups import read_attributes, read_tree
 from shardwriter.files.layout import SUMMARY, EpisodePaths, episode_group
 from shardwriter.files.published import published_file
+from shardwriter.files.vetting import vet
 from shardwriter.recovery import RecoveredEpisode, recover_episode
 
 __all__ = ["has_begun", "recovered_result", "sealed_result"]
@@ -32,6 +33,7 @@ def sealed_result(episode: int, shard: Path, error: str) -> EpisodeResult:
 
     An ended episode was only waiting to be sealed when its worker died.
     """
+    vet(shard, episode_group(episode))
     with published_file(shard) as file:
         group = file[episode_group(episode)]
         known = read_attributes(group)

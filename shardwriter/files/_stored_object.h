@@ -137,6 +137,8 @@ static int load_heap(File *file, uint64_t address)
             const Byte *entry = file->heap + at;
             size_t number = number_at(entry, 2);
             uint64_t length = number_at(entry + 8, 8);
+            if (number == 0 && length != size - at)
+                return 0;
             if (number == 0)
                 break; /* the free space comes last */
             if (length > size - at - HEAP_HEAD)
@@ -316,8 +318,15 @@ static int add_data(Header *header)
     header->rank = space[1];
     if (count < 0 || item == 0 || __builtin_mul_overflow((uint64_t)count, item, &size))
         return 0;
-    if (is_text(type) && (header->fill.length != 2 || header->fill.body[0] != 3))
+    const Byte *fill = header->fill.body;
+    if (is_text(type) && (header->fill.length != 2 || fill[0] != 3))
         return 0; /* its fill value would lead elsewhere */
+    if (header->fill.length && header->fill.length < 2)
+        return 0;
+    if (header->fill.length && (fill[0] != 3 || header->fill.length != (fill[1] & 0x20 ? 6 + item : 2)))
+        return 0;
+    if (header->fill.length > 2 && number_at(fill + 2, 4) != item)
+        return 0;
     if (length == 18 && (layout[0] == 3 || layout[0] == 4) && layout[1] == 1) {
         uint64_t address = number_at(layout + 2, 8);
         if (number_at(layout + 10, 8) != size || (size == 0) != (address == NOWHERE))

@@ -55,6 +55,7 @@ class OwnGroups:
         self._root = root
         self._file = file
         self._vetter = Vetter(path)
+        self._vetter.bind(file.id)
 
     def metadata(self) -> dict[str, Any]:
         """Return the experiment's attributes."""
@@ -66,9 +67,9 @@ class OwnGroups:
         """Return the attributes of a group, ``{}`` for none."""
         file = self._opened()
         with readable(self._path, name):
+            self._vetter.check(name)
             if name not in file:
                 return {}
-            self._vetter.check(name)
             check_path(self._path, file.id, name)
             return read_attributes(file[name])
 
@@ -77,9 +78,9 @@ class OwnGroups:
         name = f"{name}/{part}" if part else name
         file = self._opened()
         with readable(self._path, name):
+            self._vetter.check(name)
             if name not in file:
                 return {}
-            self._vetter.check(name)
             check_path(self._path, file.id, name)
             check_tree(self._path, file[name].id, may_be_virtual=True)
             return read_tree(file[name], self._value)

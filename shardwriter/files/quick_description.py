@@ -37,8 +37,9 @@ from shardwriter.files.structure import (
     are_sound,
 )
 from shardwriter.files.untrusted import DEEPEST, MOST_NODES, is_at_hand, is_safe_chunk
+from shardwriter.files.vetting import vet
 
-__all__ = ["describe_quickly", "describe_several", "described"]
+__all__ = ["describe_quickly", "describe_several", "describe_vetted", "described"]
 
 Described = list[ShardDescription]
 
@@ -66,6 +67,21 @@ def describe_quickly(paths: Sequence[Path]) -> list[Described | None]:
     sound = are_sound([structure for _, structure in read])
     quick = {i: found[i] for (i, _), good in zip(read, sound, strict=True) if good}
     return [quick.get(i) for i in range(len(paths))]
+
+
+def describe_vetted(path: Path) -> Described:
+    """Return the description of a file; HDF5 reads it only where another process survived that.
+
+    Raises
+    ------
+    FormatError, ShardDamaged
+        As ``describe``.
+    """
+    [found] = describe_quickly([path])
+    if found is None:
+        vet(path, "")
+        found = describe(path)
+    return found
 
 
 def described(path: Path) -> "Described | ShardWriterError":

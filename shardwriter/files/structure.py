@@ -106,7 +106,7 @@ class Structure:
     Parameters
     ----------
     path
-        The file; not a symbolic link.
+        The file; not a symbolic link. Or its descriptor.
     is_read_whole
         Read a small file at once, as is best where more than its root is wanted.
 
@@ -127,8 +127,11 @@ class Structure:
         It is no HDF5 file of the kind that is known here.
     """
 
-    def __init__(self, path: Path | str, *, is_read_whole: bool = True) -> None:
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    def __init__(self, path: Path | str | int, *, is_read_whole: bool = True) -> None:
+        if isinstance(path, int):
+            self._fd = os.dup(path)
+        else:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             stat = os.fstat(self._fd)
             self.size, self.mtime_ns = stat.st_size, stat.st_mtime_ns
@@ -203,6 +206,9 @@ class Structure:
                 elif kind:
                     found.append((kind, data[place:following]))
                 place = following
+        single = [kind for kind, _ in found if kind not in (_LINK, _ATTRIBUTE)]
+        if len(set(single)) != len(single):  # HDF5 takes the first
+            raise Unfamiliar
         return found
 
     def _continuation(self, body: bytes, count: int) -> bytes:
@@ -355,6 +361,8 @@ class Structure:
         while place + 16 <= len(data):
             number, _, length = _heap_entry(data, place)
             if number == 0:  # the free space comes last
+                if length != len(data) - place:  # HDF5 goes on behind it
+                    raise Unfamiliar
                 break
             place += 16
             found[number] = data[place : place + length]
@@ -376,7 +384,10 @@ class Structure:
     def form(messages: Messages) -> tuple[tuple[int, ...], np.dtype[Any] | None]:
         """Return a dataset's shape and dtype, None for text of variable length."""
         of = dict(messages)
-        return _shape(of[_DATASPACE]), dtype_of(of[_DATATYPE])
+        dtype = dtype_of(of[_DATATYPE])
+        if _FILL in of:
+            _check_fill(of[_FILL], dtype)
+        return _shape(of[_DATASPACE]), dtype
 
     @staticmethod
     def dataset(messages: Messages) -> StoredDataset:
@@ -429,6 +440,23 @@ def _shape(message: bytes) -> tuple[int, ...]:
     if len(message) < start + 8 * rank:
         raise Unfamiliar
     return struct.unpack_from(f"<{rank}Q", message, start)
+
+
+@lru_cache(maxsize=1024)
+def _check_fill(message: bytes, dtype: np.dtype[Any] | None) -> None:
+    """Make sure that a fill value has the size of an element, and leads nowhere else."""
+    if message[0] == 3 and len(message) > 1:
+        has_value, start = bool(message[1] & 0x20), 2
+    elif message[0] == 2 and len(message) > 3:
+        has_value, start = bool(message[3]), 4
+    else:
+        raise Unfamiliar
+    size = int.from_bytes(message[start : start + 4], "little")
+    if has_value and size:
+        if dtype is None or size != dtype.itemsize or len(message) != start + 4 + size:
+            raise Unfamiliar
+    elif len(message) not in (start, start + 4):
+        raise Unfamiliar
 
 
 def _chunked(layout: bytes) -> tuple[tuple[int, ...], int, bytes, bytes]:

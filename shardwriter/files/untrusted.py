@@ -300,7 +300,8 @@ def check_path(path: Path, root: h5py.h5f.FileID | h5g.GroupID, place: str) -> N
     step = b""
     for name in place.encode("utf-8", "surrogateescape").split(b"/"):
         step = step + b"/" + name if step else name
-        if not links.exists(step) or links.get_info(step).type != h5l.TYPE_HARD:
+        is_name = name not in (b"", b".")
+        if not is_name or not links.exists(step) or links.get_info(step).type != h5l.TYPE_HARD:
             raise ShardDamaged(path, os.fsdecode(step), "expected an object, got a link or none")
 
 

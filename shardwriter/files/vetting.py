@@ -5,44 +5,28 @@ decode was found to be as ``Structure`` knows it, or another process survived re
 """
 
 import os
-import time
-from collections.abc import Iterator
-from contextlib import suppress
-from operator import add
+import threading
 from pathlib import Path
-from typing import cast
+from typing import TypeAlias
 
-import h5py
-from h5py import h5d
+from h5py import h5f
 
-from shardwriter.errors import ShardDamaged, ShardWriterError
+from shardwriter.errors import ShardDamaged
 from shardwriter.files.chunk_index import most_chunks
 from shardwriter.files.encoding import mapping
-from shardwriter.files.global_heap import check_heaps
-from shardwriter.files.published import open_published
 from shardwriter.files.stored_episode import is_known
 from shardwriter.files.structure import UNCERTAIN, Messages, Structure, Unfamiliar, are_sound
-from shardwriter.files.untrusted import (
-    DEEPEST,
-    MOST_NODES,
-    UNREADABLE,
-    Node,
-    check_path,
-    check_tree,
-    entries,
-    is_at_hand,
-    open_child,
-    read_attributes_of,
-)
-from shardwriter.system.process import Child, Parent
+from shardwriter.files.trial import outcome
+from shardwriter.files.untrusted import DEEPEST, MOST_NODES, is_at_hand
 
 __all__ = ["Vetter", "vet"]
 
-_LIMIT_S = 60.0  # without a sign of life
-_SIGN_OF_LIFE_S = 1.0
 _MOST_OUTCOMES = 4096
-# What is wrong, "" for nothing, by a file's device, inode, size and time, and a place in it.
-_outcomes: dict[tuple[int, int, int, int, str], str] = {}
+_NO_NAME = "\0"  # of no object: on the way to it is the root alone
+
+_Identity: TypeAlias = tuple[int, int, int, int]  # device, inode, size, time of change
+# What is wrong with a place in a file, "" for nothing.
+_outcomes: dict[tuple[_Identity, str], str] = {}
 
 
 def vet(path: Path, *places: str) -> None:
@@ -63,8 +47,22 @@ class Vetter:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._file: Path | int = path
+        self._identity: _Identity | None = None
         self._links: dict[int, dict[bytes, int]] = {}  # of known groups on the way, by addresses
         self._vetted: set[str] = set()
+        self._lock = threading.Lock()
+
+    def bind(self, file: h5f.FileID) -> None:
+        """From now on look at a file that HDF5 has opened, whatever becomes of its path.
+
+        Raises
+        ------
+        ShardDamaged
+            It is another one than was looked at before.
+        """
+        self._file = file.get_vfd_handle()
+        self._identify()
 
     def check(self, place: str) -> None:
         """Make sure that HDF5 can open the file, an object in it, and all that is below.
@@ -76,15 +74,13 @@ class Vetter:
         ShardDamaged
             It crashes HDF5, or keeps it busy for ever.
         """
-        if place in self._vetted:
-            return
-        if not self._is_known(place):
-            _survive(self._path, place)
-        self._vetted.add(place)
+        with self._lock:
+            if place not in self._vetted and "" not in self._vetted:
+                self._vetted.add(place if self._is_known(place) else self._survive(place))
 
     def _is_known(self, place: str) -> bool:
         try:
-            with Structure(self._path, is_read_whole=False) as structure:
+            with Structure(self._file, is_read_whole=False) as structure:
                 _Walk(structure, self._links).to(place)
             if are_sound([structure]) == [True]:
                 return True
@@ -92,6 +88,43 @@ class Vetter:
             pass
         self._links.clear()
         return False
+
+    def _survive(self, place: str) -> str:
+        """Have an object read by another process; return the place of what it read.
+
+        That is all of the file where what leads to the object is not known.
+        """
+        scope = place if self._is_known(_NO_NAME) else ""
+        problem = self._outcome(scope)
+        if problem:
+            mend = "put an intact copy in its place, or move it away and merge again"
+            raise ShardDamaged(self._path, scope or "structure", problem, mend)
+        return scope
+
+    def _outcome(self, place: str) -> str:
+        key = self._identify(), place
+        known = _outcomes.get(key)
+        if known is None:
+            known = outcome(self._path, place)
+            if len(_outcomes) >= _MOST_OUTCOMES:
+                _outcomes.clear()
+            _outcomes[key] = known
+        return known
+
+    def _identify(self) -> _Identity:
+        """Return what tells the file from others, once it is the one that is open."""
+        try:
+            found = [os.stat(each) for each in {self._path, self._file}]
+        except OSError as error:
+            raise ShardDamaged(self._path, "file", f"cannot be read: {error}") from error
+        several = {(each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns) for each in found}
+        if self._identity is not None:
+            several.add(self._identity)
+        if len(several) > 1:
+            problem = "it was replaced after it was opened"
+            raise ShardDamaged(self._path, "file", problem, "open it, or refresh the loader, again")
+        (self._identity,) = several
+        return self._identity
 
 
 class _Walk:
@@ -111,7 +144,7 @@ class _Walk:
                 is_group = structure.is_group(messages)
                 self._links[address] = structure.links(messages) if is_group else {}
             if name not in self._links[address]:
-                return  # there is no such object, as HDF5 will say
+                return  # there is no such object; ``check_path`` lets HDF5 look for no other
             address = self._links[address][name]
         if not is_known(structure, address):
             self._below(address, 0)
@@ -145,100 +178,7 @@ class _Walk:
             raise Unfamiliar
         if dataset.chunk:
             most_chunks(self._structure, dataset)
-
-
-# -- in another process -------------------------------------------------------------------------
-
-
-def _survive(path: Path, place: str) -> None:
-    """Have an object read by another process, once for as long as the file stays as it is."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return  # HDF5 will say so
-    key = stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, place
-    if key not in _outcomes:
-        if len(_outcomes) >= _MOST_OUTCOMES:
-            _outcomes.clear()
-        _outcomes[key] = _outcome(path, place)
-    if _outcomes[key]:
-        mend = "put an intact copy in its place, or move it away and merge again"
-        raise ShardDamaged(path, place or "structure", _outcomes[key], mend)
-
-
-def _outcome(path: Path, place: str) -> str:
-    """Have an object read by another process; return what is wrong with that, "" for nothing."""
-    child = Child(f"{__name__}:try_to_read")
-    try:
-        child.link.send((path, place))
-        while child.link.poll(_LIMIT_S):
-            problem = child.link.recv()
-            if problem is not None:
-                return cast(str, problem)
-        return f"HDF5 reads a part of it for more than {_LIMIT_S:.0f} s"
-    except (EOFError, ConnectionError):
-        return "reading it crashes the HDF5 library"
-    finally:
-        child.kill()
-        child.wait()
-
-
-def try_to_read(parent: Parent) -> None:
-    """Run a child process: read whatever HDF5 can read of an object and all below it."""
-    path, place = parent.receive()
-    problem = ""
-    with suppress(ShardWriterError, *UNREADABLE):
-        check_heaps(path, whole=True)
-        file = h5py.File(open_published(path))
-        with suppress(ShardWriterError, *UNREADABLE):
-            last = time.monotonic()
-            for _ in _parts(path, file, place):
-                if time.monotonic() - last > _SIGN_OF_LIFE_S:
-                    last = time.monotonic()
-                    parent.link.send(None)
-        try:
-            file.close()
-        except UNREADABLE as error:
-            problem = f"HDF5 cannot close it: {error}"
-    parent.link.send(problem)
-    os._exit(0)  # HDF5 may hold files that crash at its own exit
-
-
-def _parts(path: Path, file: h5py.File, place: str) -> Iterator[None]:
-    """Read an object with all below it, and yield after every part."""
-    step = file["/"]
-    for name in place.split("/") if place else ():
-        read_attributes_of(path, step.id)
-        check_path(path, step.id, name)
-        step = step[name]
-    for node in _nodes(path, step.id):
-        yield
-        with suppress(ShardWriterError, *UNREADABLE):
-            read_attributes_of(path, node)
-            if isinstance(node, h5d.DatasetID):
-                check_tree(path, node, may_be_virtual=True)
-                yield from _data(h5py.Dataset(node))
-
-
-def _nodes(path: Path, node: Node, depth: int = 0) -> Iterator[Node]:
-    yield node
-    if not isinstance(node, h5d.DatasetID) and depth <= DEEPEST:
-        with suppress(ShardWriterError, *UNREADABLE):
-            for name in entries(path, node):
-                with suppress(ShardWriterError, *UNREADABLE):
-                    yield from _nodes(path, open_child(path, node, name), depth + 1)
-
-
-def _data(dataset: h5py.Dataset) -> Iterator[None]:
-    if dataset.is_virtual:
-        dataset.virtual_sources()
-    elif dataset.chunks is None:
-        dataset[()]
-    else:
-        origins: list[tuple[int, ...]] = []
-        dataset.id.chunk_iter(lambda chunk: origins.append(chunk.chunk_offset))
-        for origin in origins:
-            yield
-            with suppress(*UNREADABLE):
-                ends = map(add, origin, dataset.chunks)
-                dataset[tuple(map(slice, origin, ends))]
+        elif dataset.dtype is None and dataset.nbytes:
+            texts = self._structure.read(dataset.address, dataset.nbytes)
+            for at in range(0, len(texts), 16):
+                self._structure.text(texts, at)

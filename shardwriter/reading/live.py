@@ -13,7 +13,8 @@ import numpy as np
 from shardwriter.errors import BufferDamaged, ShardDamaged
 from shardwriter.files.episode_index import index_array, index_row
 from shardwriter.files.layout import EpisodePaths, episode_shards, unfinished_episodes
-from shardwriter.files.shard_description import ShardDescription, describe
+from shardwriter.files.quick_description import describe_vetted
+from shardwriter.files.shard_description import ShardDescription
 from shardwriter.reading.live_episode import LiveEpisode
 
 __all__ = ["LiveExperiment"]
@@ -75,7 +76,7 @@ class LiveExperiment:
             try:
                 stat = path.stat()
                 state = (path.name, stat.st_size, stat.st_mtime_ns)
-                yield state, self._finished.get(state) or describe(path)
+                yield state, self._finished.get(state) or describe_vetted(path)
             except (FileNotFoundError, ShardDamaged):
                 if path.exists():
                     raise  # else it was moved, to run its episode again

@@ -67,6 +67,8 @@ class ShardFiles:
         self._root = os.path.realpath(root)
         self._file = file
         self._vetter = Vetter(master)
+        if file is not None:
+            self._vetter.bind(file.id)
         self._folder = os.fspath(master.parent)
         # Of ten thousand rows one may be all that is asked for, so none is converted in advance.
         self._names, self._sizes, self._uuids = (index[key] for key in ("shard", "size", "uuid"))
@@ -92,19 +94,30 @@ class ShardFiles:
             self._vetter.check(place)
             yield self._episode(self._master, self._file.id, place)
             return
-        with self._lock:
-            shard = self._open.pop(name, None)
-            if shard is None:
-                shard = self._checked(row)
-            self._open[name] = shard
-            shard.users += 1
-            self._close_idle()
+        shard = self._lent(name, row)
         try:
             shard.vetter.check(place)
             yield self._episode(self.path(row), shard.file, place)
         finally:
             with self._lock:
                 shard.users -= 1
+
+    def _lent(self, name: str, row: int) -> _OpenShard:
+        """Return a shard, which the caller has to give back; no thread waits for another's."""
+        with self._lock:
+            shard = self._open.get(name)
+            if shard is not None:
+                self._open.move_to_end(name)
+                shard.users += 1
+                return shard
+        fresh = self._checked(row)
+        with self._lock:
+            shard = self._open.setdefault(name, fresh)
+            shard.users += 1
+            self._close_idle()
+        if shard is not fresh:
+            fresh.file.close()
+        return shard
 
     @staticmethod
     def _episode(path: Path, file: h5f.FileID, place: str) -> h5py.Group:
@@ -211,6 +224,7 @@ class ShardFiles:
         try:
             with readable(path):
                 found = read_text_attribute(path, h5g.open(opened, b"/"), "uuid")
+            vetter.bind(opened)
             expected = self._uuids.item(row).decode("ascii", "replace")
             if found != expected:
                 stale = f"shard {found}"

@@ -20,6 +20,7 @@ from shardwriter.files.layout import (
 )
 from shardwriter.files.packed import packed_episodes
 from shardwriter.files.published import published_file
+from shardwriter.files.vetting import vet
 from shardwriter.progress import progress_bar
 from shardwriter.recovery.abandoned import RecoveredEpisode, brought_to_end, foreseen, left_alone
 from shardwriter.system.locks import locked
@@ -118,6 +119,7 @@ def missing(directory: Path, expected: Iterable[int]) -> list[int]:
 def is_good(shard: Path, episode: int) -> bool:
     """Tell whether a finished shard's episode completed."""
     try:
+        vet(shard, episode_group(episode))
         with published_file(shard) as file:
             return file[episode_group(episode)].attrs["status"] in ("completed", "empty")
     except (OSError, KeyError, RuntimeError) as error:

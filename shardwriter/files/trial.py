@@ -1,0 +1,175 @@
+"""Letting another process read a file first, as HDF5 may not survive it.
+
+Invariant: what passes was read in every way in which a reader of this package may read it.
+"""
+
+import itertools
+import math
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from operator import add
+from pathlib import Path
+from typing import cast
+
+import h5py
+from h5py import h5a, h5l
+
+from shardwriter.errors import ShardDamaged
+from shardwriter.files.global_heap import check_heaps
+from shardwriter.files.published import open_published
+from shardwriter.files.untrusted import DEEPEST, MOST_NODES, UNREADABLE, as_object, open_child
+from shardwriter.system.process import Child, Parent
+
+__all__ = ["outcome"]
+
+_LIMIT_S = 60.0  # without a sign of life
+_SIGN_OF_LIFE_S = 1.0
+_MOST_MEMORY = 8 << 30  # addresses of the process that tries
+_PART_ITEMS = 1 << 20
+_OF_MEMORY = ("memory allocation", "unable to allocate", "can't allocate", "no space available")
+_CRASHES = {-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGILL, -signal.SIGABRT}
+
+
+def outcome(path: Path, place: str) -> str:
+    """Have an object read by another process; return what is wrong with that, "" for nothing.
+
+    Raises
+    ------
+    ShardDamaged
+        The process could not do that, for a reason that may be another one than the file.
+    """
+    child = Child(f"{__name__}:try_to_read")
+    try:
+        child.link.send((path, place))
+        while child.link.poll(_LIMIT_S):
+            problem = child.link.recv()
+            if problem is not None:
+                return cast(str, problem)
+        return f"HDF5 reads a part of it for more than {_LIMIT_S:.0f} s"
+    except (EOFError, ConnectionError):
+        code = child.wait()
+        if code in _CRASHES:
+            return f"reading it crashes the HDF5 library ({signal.Signals(-code).name})"
+        problem = f"the process that was to try it ended with exit code {code}"
+        raise ShardDamaged(path, place or "structure", problem, "try again") from None
+    finally:
+        child.kill()
+        child.wait()
+
+
+def try_to_read(parent: Parent) -> None:
+    """Run a child process: do with an object, and all below it, whatever a reader may do."""
+    path, place = parent.receive()
+    resource.setrlimit(resource.RLIMIT_AS, (_MOST_MEMORY, _MOST_MEMORY))
+    parent.link.send(_Trial(path, lambda: parent.link.send(None)).problem(place))
+    os._exit(0)  # HDF5 may hold files that crash at its own exit
+
+
+class _Trial:
+    """Reads objects by HDF5, each part for itself, as a damaged part does not keep a reader off.
+
+    Invariant: what raises here raises in a reader, so that it is no problem; unless that
+    is for want of memory, of which a reader may take more.
+    """
+
+    def __init__(self, path: Path, show_life: Callable[[], object]) -> None:
+        self._path = path
+        self._show_life = show_life
+        self._last = time.monotonic()
+        self._problem = ""
+
+    def problem(self, place: str) -> str:
+        try:
+            check_heaps(self._path, whole=True)
+            file = h5py.File(open_published(self._path))
+        except ShardDamaged as damage:
+            return str(damage.args[2])
+        except OSError:
+            return ""  # nobody can open it
+        with self._tried():
+            self._read(file["/"], place)
+        try:
+            file.close()
+        except UNREADABLE as error:
+            return f"HDF5 cannot close it: {error}"
+        return self._problem
+
+    @contextmanager
+    def _tried(self) -> Iterator[None]:
+        if time.monotonic() - self._last > _SIGN_OF_LIFE_S:
+            self._show_life()
+            self._last = time.monotonic()
+        try:
+            yield
+        except UNREADABLE as error:
+            text = str(error).lower()
+            if isinstance(error, MemoryError) or any(words in text for words in _OF_MEMORY):
+                self._problem = f"reading it takes too much memory: {error}"
+
+    def _read(self, group: h5py.Group, place: str) -> None:
+        for name in place.split("/") if place else ():
+            self._attributes(group)
+            group = group[name]
+        self._below(group, 0)
+
+    def _below(self, node: h5py.Group | h5py.Dataset, depth: int) -> None:
+        self._attributes(node)
+        if isinstance(node, h5py.Dataset):
+            with self._tried():
+                self._data(node)
+        elif depth <= DEEPEST:
+            for name in self._members(node):
+                with self._tried():
+                    self._below(as_object(open_child(self._path, node.id, name)), depth + 1)
+
+    def _attributes(self, node: h5py.Group | h5py.Dataset) -> None:
+        count = 0
+        with self._tried():
+            count = h5a.get_num_attrs(node.id)
+        for i in range(min(count, MOST_NODES)):
+            with self._tried():
+                name = h5a.open(node.id, index=i).name
+                node.attrs[os.fsdecode(name)]
+
+    def _members(self, group: h5py.Group) -> list[bytes]:
+        """Return the names of what is no link to elsewhere."""
+        names: list[bytes] = []
+
+        def visit(name: bytes, info: h5l.LinkInfo) -> bool | None:
+            if info.type == h5l.TYPE_HARD:
+                names.append(name)
+            return True if len(names) > MOST_NODES else None
+
+        with self._tried():
+            group.id.links.iterate(visit, info=True)
+        return names
+
+    def _data(self, dataset: h5py.Dataset) -> None:
+        if dataset.is_virtual:
+            dataset.virtual_sources()
+        elif dataset.external is None and dataset.shape is not None:
+            for part in self._parts(dataset):
+                with self._tried():
+                    dataset[part]
+
+    def _parts(self, dataset: h5py.Dataset) -> Iterator[tuple[slice, ...]]:
+        """Yield every chunk that is stored, and one that is not; or parts of what has no chunks."""
+        shape, chunk = dataset.shape, dataset.chunks
+        if chunk is None:
+            rows = max(1, _PART_ITEMS // max(1, math.prod(shape[1:])))
+            for start in range(0, shape[0] if shape else 1, rows):
+                yield (slice(start, start + rows),) if shape else ()
+            return
+        stored: list[tuple[int, ...]] = []
+        with self._tried():
+            dataset.id.get_num_chunks()
+            dataset.id.chunk_iter(lambda each: stored.append(each.chunk_offset))
+        known = set(stored)
+        grid = itertools.product(*map(range, itertools.repeat(0), shape, chunk))
+        others = (origin for origin in grid if origin not in known)
+        for origin in (*stored, *itertools.islice(others, 1)):
+            yield tuple(map(slice, origin, map(add, origin, chunk)))
