@@ -1,17 +1,19 @@
 """Many links or attributes of one object: messages in a fractal heap, found through a B-tree.
 
 Source: HDF5 File Format Specification 3.0, III.A.2 and III.G. Invariant: as in ``structure``;
-parameters other than HDF5's own, which can crash it, and trees of more than two levels are
-``Unfamiliar``.
+parameters other than HDF5's own, which can crash it, are ``Unfamiliar``.
 """
 
 import struct
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import TypeAlias
 
 __all__ = ["Unfamiliar", "dense_messages"]
 
 _NOWHERE = 2**64 - 1
-_MOST_ROWS = 64
+_DEEPEST = 8  # levels of a tree above its leaves
 _WIDTH = 4  # blocks in a row
 _MOST_DIRECT = 64 * 1024  # bytes of a block that is not one of blocks
 # By length of a heap's ids, 7 for links and 8 for attributes: its first block, bits of its size.
@@ -42,7 +44,10 @@ def dense_messages(read: Read, checked: Checked, heap: int, tree: int) -> list[b
         The addresses of the heap and of the tree of names.
     """
     store = _Heap(read, checked, heap)
-    return [store.message(identifier) for identifier in _identifiers(read, checked, tree)]
+    places = sorted(store.place(each) for each in _identifiers(read, checked, tree))
+    if any(start + length > following for (start, length), (following, _) in pairwise(places)):
+        raise Unfamiliar
+    return [store.message(*place) for place in places]
 
 
 def _identifiers(read: Read, checked: Checked, tree: int) -> Iterator[bytes]:
@@ -54,34 +59,63 @@ def _identifiers(read: Read, checked: Checked, tree: int) -> Iterator[bytes]:
         raise Unfamiliar
     record_bytes, where = _RECORDS[kind]
     *form, depth = struct.unpack_from("<IHH", head, 6)
-    root, count, total = struct.unpack_from("<QHQ", head, 16)
-    if form != [_NODE_BYTES, record_bytes] or head[14:16] != _SPLIT_AND_MERGE or depth > 1:
+    if form != [_NODE_BYTES, record_bytes] or head[14:16] != _SPLIT_AND_MERGE or depth > _DEEPEST:
         raise Unfamiliar
-    leaves = [(root, count)]
-    records: list[bytes] = []
-    if depth:
-        node = _node(read, checked, (root, count), b"BTIN", kind, 9 * (count + 1))
-        end = 6 + count * record_bytes
-        records += _cut(node[6:end], record_bytes)
-        leaves = list(struct.iter_unpack("<QB", node[end:-4]))  # each child with its records
-    for each in leaves:
-        records += _cut(_node(read, checked, each, b"BTLF", kind)[6:-4], record_bytes)
-    if len(records) != total or (kind == 8 and any(record[8] for record in records)):
-        raise Unfamiliar  # an attribute with flags is one of several objects
-    yield from (record[where] for record in records)
+    nodes: list[_Place] = [struct.unpack_from("<QHQ", head, 16)]
+    widths = _widths(record_bytes, depth)
+    seen: set[int] = set()
+    for level in range(depth, -1, -1):
+        below: list[_Place] = []
+        for address, count, total in nodes:
+            if not count or address in seen:
+                raise Unfamiliar
+            seen.add(address)
+            records, children = _node(read, checked, (address, count), kind, widths[:level])
+            if total != count + sum(child[2] for child in children):
+                raise Unfamiliar
+            if kind == 8 and any(record[8] for record in records):
+                raise Unfamiliar  # an attribute with flags is one of several objects
+            yield from (record[where] for record in records)
+            below += children
+        nodes = below
+
+
+_Place: TypeAlias = tuple[int, int, int]  # of a node: address, records in it, and with all below
+
+
+def _widths(record_bytes: int, depth: int) -> list[int]:
+    """Return, for each level of nodes that have a parent, the width of the last of a ``_Place``."""
+    most = (_NODE_BYTES - 10) // record_bytes
+    widths = [0]  # of leaves, which have nothing below
+    while len(widths) < depth:
+        place = 9 + widths[-1]
+        records = (_NODE_BYTES - 10 - place) // (record_bytes + place)
+        most = records + (records + 1) * most
+        widths.append((most.bit_length() + 7) // 8)
+    return widths
 
 
 def _node(
-    read: Read, checked: Checked, place: tuple[int, int], signature: bytes, kind: int, more: int = 0
-) -> bytes:
-    """Return a node of a tree, by its address and number of records, of so many more bytes."""
+    read: Read, checked: Checked, place: tuple[int, int], kind: int, widths: list[int]
+) -> tuple[list[bytes], list[_Place]]:
+    """Return records and children of a node; `widths` are those of all levels below its own."""
     address, count = place
-    size = 10 + count * _RECORDS[kind][0] + more
+    record_bytes = _RECORDS[kind][0]
+    child_bytes = 9 + widths[-1] if widths else 0
+    end = 6 + count * record_bytes
+    size = end + (count + 1) * child_bytes + 4
+    if size > _NODE_BYTES:
+        raise Unfamiliar
     node = read(address, size)
-    if size > _NODE_BYTES or node[:6] != signature + bytes([0, kind]):
+    if node[:6] != (b"BTIN\0" if widths else b"BTLF\0") + bytes([kind]):
         raise Unfamiliar
     checked(node)
-    return node
+    children: list[_Place] = []
+    for child in _cut(node[end:-4], child_bytes) if widths else ():
+        where, records = struct.unpack_from("<QB", child)
+        total = int.from_bytes(child[9:], "little") if widths[-1] else records
+        children.append((where, records, total))
+    return _cut(node[6:end], record_bytes), children
 
 
 def _cut(data: bytes, size: int) -> list[bytes]:
@@ -103,54 +137,69 @@ class _Heap:
         if head[7:30] != b"\0\0\x02\0\x10\0\0" + bytes(8) + b"\xff" * 8 or any(head[78:110]):
             raise Unfamiliar
         root, rows = struct.unpack_from("<QH", head, 132)
-        if head[110:132] != form or root == _NOWHERE or rows > _MOST_ROWS:
+        if head[110:132] != form or root == _NOWHERE or rows > _rows(1 << bits, first_size):
             raise Unfamiliar
         self._address = address
+        self._first_size = first_size
         self._offset_bytes = bits // 8
-        self._blocks: list[tuple[int, bytes]] = []
-        if rows == 0:
-            self._blocks.append((0, self._direct(root, first_size, 0)))
-            return
+        self._starts: list[int] = []
+        self._blocks: list[bytes] = []
+        if rows:
+            self._indirect(root, rows, 0)
+        else:
+            self._direct(root, first_size, 0)
+
+    def _indirect(self, address: int, rows: int, place: int) -> None:
+        """Read a block of blocks, each row of which has larger ones."""
         start = 13 + self._offset_bytes
-        table = read(root, start + 8 * rows * _WIDTH + 4)
-        checked(table)
-        if table[:start] != self._head_of(b"FHIB", 0):
+        table = self._read(address, start + 8 * rows * _WIDTH + 4)
+        self._checked(table)
+        if table[:start] != self._head_of(b"FHIB", place):
             raise Unfamiliar
-        place = 0
-        for row in range(rows):
-            size = first_size << max(0, row - 1)
-            for i in range(row * _WIDTH, (row + 1) * _WIDTH):
-                (block,) = struct.unpack_from("<Q", table, start + 8 * i)
-                if block != _NOWHERE:
-                    if size > _MOST_DIRECT:
-                        raise Unfamiliar
-                    self._blocks.append((place, self._direct(block, size, place)))
-                place += size
+        blocks = struct.unpack_from(f"<{rows * _WIDTH}Q", table, start)
+        for i, block in enumerate(blocks):
+            size = self._first_size << max(0, i // _WIDTH - 1)
+            if block == _NOWHERE:
+                pass
+            elif size > _MOST_DIRECT:
+                self._indirect(block, _rows(size, self._first_size), place)
+            else:
+                self._direct(block, size, place)
+            place += size
 
     def _head_of(self, signature: bytes, place: int) -> bytes:
         """Return how a block begins that holds what is from a place of the heap on."""
         address = self._address.to_bytes(8, "little")
         return signature + b"\0" + address + place.to_bytes(self._offset_bytes, "little")
 
-    def _direct(self, address: int, size: int, place: int) -> bytes:
+    def _direct(self, address: int, size: int, place: int) -> None:
         block = self._read(address, size)
         end = 13 + self._offset_bytes
         if block[:end] != self._head_of(b"FHDB", place):
             raise Unfamiliar
         checksum = block[end : end + 4]
         self._checked(block[:end] + bytes(4) + block[end + 4 :] + checksum)
-        return block
+        self._starts.append(place)
+        self._blocks.append(block)
 
-    def message(self, identifier: bytes) -> bytes:
-        """Return the object of an identifier: a byte of flags, its offset, its length."""
+    def place(self, identifier: bytes) -> tuple[int, int]:
+        """Return offset and length of the object of an identifier, which begins with flags."""
         if identifier[0] & 0xF0:  # neither huge nor tiny
             raise Unfamiliar
         middle = 1 + self._offset_bytes
         offset = int.from_bytes(identifier[1:middle], "little")
-        length = int.from_bytes(identifier[middle:], "little")
-        for start, block in self._blocks:
-            if start <= offset < start + len(block):
-                found = block[offset - start : offset - start + length]
-                if len(found) == length:
-                    return found
-        raise Unfamiliar
+        return offset, int.from_bytes(identifier[middle:], "little")
+
+    def message(self, offset: int, length: int) -> bytes:
+        """Return an object of the heap."""
+        i = bisect_right(self._starts, offset) - 1
+        start = offset - self._starts[i]
+        found = self._blocks[i][start : start + length]
+        if i < 0 or len(found) != length:
+            raise Unfamiliar
+        return found
+
+
+def _rows(size: int, first_size: int) -> int:
+    """Return of how many rows a block of blocks is that has so many bytes of a heap."""
+    return (size // (_WIDTH * first_size)).bit_length()
