@@ -6,12 +6,12 @@ another kind than those that shards have raises ``Unfamiliar``.
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 from shardwriter.files.structure import StoredDataset, Structure, Unfamiliar
 
-__all__ = ["StoredChunk", "chunks_of", "most_chunks"]
+__all__ = ["StoredChunk", "check_index", "chunks_of", "most_chunks"]
 
 StoredChunk: TypeAlias = tuple[int, int, int]  # address, bytes, mask of filters that it skips
 
@@ -20,9 +20,11 @@ _SINGLE_FILTERED = 2  # among the layout's flags
 _NOWHERE = 2**64 - 1
 _MOST_CHUNKS = 1 << 20
 _MOST_CHILDREN = 64  # of a node of a tree
+_PAGE_BITS = 10
+_PAGE = 1 << _PAGE_BITS  # elements
 # HDF5's own parameters of extensible arrays: bits of the number of elements, elements in the index
 # itself, in the least data block, data blocks of the least super block, bits of a page's number.
-_OF_ARRAYS = (32, 4, 16, 4, 10)
+_OF_ARRAYS = (32, 4, 16, 4, _PAGE_BITS)
 
 
 def chunks_of(structure: Structure, dataset: StoredDataset, count: int) -> list[StoredChunk | None]:
@@ -77,17 +79,53 @@ def _fixed_elements(structure: Structure, dataset: StoredDataset, count: int) ->
     most, place = struct.unpack_from("<QQ", head, 8)
     if place == _NOWHERE:
         return [b"\xff" * width] * count
-    if count > most or most > 1 << page_bits:  # in pages, of very many chunks
+    if count > most or most > _MOST_CHUNKS or page_bits != _PAGE_BITS:
         raise Unfamiliar
-    block = structure.read(place, 14 + most * width + 4)
+    pages = -(-most // _PAGE) if most > _PAGE else 0
+    marks = -(-pages // 8)
+    block = structure.read(place, 14 + marks + (0 if pages else most * width) + 4)
     if block[:5] != b"FADB\0":
         raise Unfamiliar
     structure.checksummed.append(block)
-    return [block[i : i + width] for i in range(14, 14 + count * width, width)]
+    if pages:
+        is_written = _bits(block[14 : 14 + marks])[:pages]
+        return _paged(structure, place + len(block), most, width, is_written)[:count]
+    return _cut(block[14 : 14 + count * width], width)
+
+
+def _paged(
+    structure: Structure, address: int, count: int, width: int, is_written: Sequence[bool]
+) -> list[bytes]:
+    """Return the elements of a data block whose pages start at an address."""
+    found: list[bytes] = []
+    for mark in is_written:
+        length = min(_PAGE, count - len(found))
+        size = length * width + 4
+        if mark:
+            page = structure.read(address, size)
+            structure.checksummed.append(page)
+            found += _cut(page[:-4], width)
+        else:
+            found += [b"\xff" * width] * length
+        address += size
+    return found
+
+
+def _bits(data: bytes) -> list[bool]:
+    return [bool(byte & 0x80 >> i) for byte in data for i in range(8)]
+
+
+def _cut(data: bytes, width: int) -> list[bytes]:
+    return [data[i : i + width] for i in range(0, len(data), width)]
+
+
+def check_index(structure: Structure, dataset: StoredDataset) -> None:
+    """Raise Unfamiliar unless HDF5 can read a dataset's index of chunks."""
+    most_chunks(structure, dataset)  # to count them is to go through all that is checked
 
 
 def most_chunks(structure: Structure, dataset: StoredDataset) -> int:
-    """Return how many chunks of a dataset have been written at most; HDF5 can read its index."""
+    """Return how many chunks of a dataset have been written at most; see ``check_index``."""
     grid = zip(dataset.shape, dataset.chunk, strict=True)
     count = math.prod(-(-length // chunk) for length, chunk in grid)
     if dataset.address < 0:
@@ -137,7 +175,7 @@ class _ExtensibleArray:
     def __init__(self, structure: Structure, dataset: StoredDataset) -> None:
         self._structure = structure
         head = structure.read(dataset.address, 72)
-        bits, self._inline, self._least, self._pointers, self._page_bits = _OF_ARRAYS
+        bits, self._inline, self._least, self._pointers, _ = _OF_ARRAYS
         if head[:12] != b"EAHD\0" + _element(dataset) + bytes(_OF_ARRAYS):
             raise Unfamiliar
         structure.checksummed.append(head)
@@ -165,7 +203,7 @@ class _ExtensibleArray:
         pointers = direct + max(0, self._supers - first_super)
         start = 14 + self._inline * self._width
         block = self._read(self._index, b"EAIB", start + 8 * pointers)
-        yield self._cut(block[14:start])
+        yield _cut(block[14:start], self._width)
         addresses = struct.unpack_from(f"<{pointers}Q", block, start)
         sizes = [
             (self._least << (i + 1) // 2, 1 << i // 2) for i in range(self._supers)
@@ -181,20 +219,23 @@ class _ExtensibleArray:
         if address == _NOWHERE:
             yield [b"\xff" * self._width] * (size * number)
             return
-        if size > 1 << self._page_bits:
-            raise Unfamiliar
+        pages = size // _PAGE if size > _PAGE else 0
         start = 14 + self._offset_bytes
-        block = self._read(address, b"EASB", start + 8 * number)
-        for each in struct.unpack_from(f"<{number}Q", block, start):
-            yield self._data(each, size)
+        marks = number * -(-pages // 8)
+        block = self._read(address, b"EASB", start + marks + 8 * number)
+        is_written = _bits(block[start : start + marks])  # without gaps between data blocks
+        for i, each in enumerate(struct.unpack_from(f"<{number}Q", block, start + marks)):
+            yield self._data(each, size, is_written[i * pages : (i + 1) * pages])
 
-    def _data(self, address: int, size: int) -> list[bytes]:
+    def _data(self, address: int, size: int, is_written: Sequence[bool] = ()) -> list[bytes]:
         if address == _NOWHERE:
             return [b"\xff" * self._width] * size
-        if size > 1 << self._page_bits:  # in pages, of very long datasets
-            raise Unfamiliar
         start = 14 + self._offset_bytes
-        return self._cut(self._read(address, b"EADB", start + size * self._width)[start:-4])
+        if not is_written:
+            block = self._read(address, b"EADB", start + size * self._width)
+            return _cut(block[start:-4], self._width)
+        head = self._read(address, b"EADB", start)
+        return _paged(self._structure, address + len(head), size, self._width, is_written)
 
     def _read(self, address: int, signature: bytes, size: int) -> bytes:
         block = self._structure.read(address, size + 4)
@@ -202,6 +243,3 @@ class _ExtensibleArray:
             raise Unfamiliar
         self._structure.checksummed.append(block)
         return block
-
-    def _cut(self, data: bytes) -> list[bytes]:
-        return [data[i : i + self._width] for i in range(0, len(data), self._width)]

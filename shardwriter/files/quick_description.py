@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from shardwriter.errors import ShardWriterError
-from shardwriter.files.chunk_index import most_chunks
+from shardwriter.files.chunk_index import check_index, most_chunks
 from shardwriter.files.layout import EPISODES, EVENTS, TABLES, TIMESTEPS
 from shardwriter.files.shard_description import (
     COPIED_BYTES,
@@ -222,7 +222,7 @@ class _File:
         if node.dtype is not None and node.dtype.names:
             raise Unfamiliar
         if node.chunk:
-            most_chunks(structure, node)
+            check_index(structure, node)
         if node.dtype is not None and node.nbytes > COPIED_BYTES:
             yield StaticNode(place, attributes, None, node.shape, node.dtype)
             return

@@ -12,7 +12,7 @@ from typing import TypeAlias
 from h5py import h5f
 
 from shardwriter.errors import ShardDamaged
-from shardwriter.files.chunk_index import most_chunks
+from shardwriter.files.chunk_index import check_index
 from shardwriter.files.encoding import mapping
 from shardwriter.files.stored_episode import is_known
 from shardwriter.files.structure import UNCERTAIN, Messages, Structure, Unfamiliar, are_sound
@@ -177,7 +177,7 @@ class _Walk:
         if not all(is_at_hand(number) for number in dataset.filters):
             raise Unfamiliar
         if dataset.chunk:
-            most_chunks(self._structure, dataset)
+            check_index(self._structure, dataset)
         elif dataset.dtype is None and dataset.nbytes:
             texts = self._structure.read(dataset.address, dataset.nbytes)
             for at in range(0, len(texts), 16):
