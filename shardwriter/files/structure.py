@@ -297,6 +297,8 @@ class Structure:
         for kind, body in self._every(messages, _ATTRIBUTE, _ATTRIBUTE_INFO, 2):
             if kind == _ATTRIBUTE:
                 name, dtype, shape, start = self._form(body)
+                if name in found:
+                    raise Unfamiliar
                 if name not in without:
                     found[name] = self._value(dtype, shape, body[start:])
         return dict(sorted(found.items()))
