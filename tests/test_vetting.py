@@ -246,6 +246,16 @@ def test_a_name_without_letters_is_never_looked_for(experiment: Path) -> None:
                 check_path(path, file.id, place)
 
 
+@pytest.mark.usefixtures("both_ways", "here_alone")
+def test_what_h5py_adds_to_a_shard_is_known(experiment: Path) -> None:
+    path = shard(experiment, 1)
+    with h5py.File(path, "r+") as file:
+        group = file[GROUP]
+        group.attrs["reviewed"], group.attrs["by"], group.attrs["at"] = True, "Ada", np.arange(3.0)
+        group.create_dataset("notes", data=np.arange(10), compression="gzip")
+    vet(path, GROUP)
+
+
 def add_unknown(path: Path) -> None:
     """Add what HDF5 alone spells so, as another program may have."""
     with h5py.File(path, "r+", libver="latest") as file:

@@ -314,12 +314,14 @@ class Structure:
     @staticmethod
     def _form(body: bytes) -> "_Form":
         version, flags, name, dtype, space = _attribute(body)
+        dtype_bytes = dtype
         if version == 1:  # each of the three is padded
             name, dtype, space = (-(-size // 8) * 8 for size in (name, dtype, space))
         elif flags or version not in (2, 3):
             raise Unfamiliar
         start = 9 if version == 3 else 8
-        return _form(body[: start + name + dtype + space], start, name, dtype)
+        places = start, start + name, start + name + dtype
+        return _form(body[: places[2] + space], *places, dtype_bytes)
 
     def _value(self, dtype: np.dtype[Any] | None, shape: tuple[int, ...], data: bytes) -> Any:
         if dtype is None:
@@ -419,14 +421,23 @@ _Form: TypeAlias = "tuple[str, np.dtype[Any] | None, tuple[int, ...], int]"
 
 
 @lru_cache(maxsize=1024)
-def _form(head: bytes, start: int, name: int, dtype: int) -> _Form:
-    """Return an attribute's name, dtype and shape, and where its value starts."""
-    place = start + name
+def _form(head: bytes, start: int, place: int, space: int, dtype_bytes: int) -> _Form:
+    """Return an attribute's name, dtype and shape, and where its value starts.
+
+    Parameters
+    ----------
+    head
+        What comes before the value.
+    start, place, space
+        Where name, datatype and dataspace are in it.
+    dtype_bytes
+        Bytes of the datatype without its padding.
+    """
     text = head[start:place].partition(b"\0")[0].decode("utf-8", "surrogateescape")
-    kind = dtype_of(head[place : place + dtype])
+    kind = dtype_of(head[place : place + dtype_bytes])
     if kind is not None and kind.names:
         raise Unfamiliar
-    return text, kind, _shape(head[place + dtype :]), len(head)
+    return text, kind, _shape(head[space:]), len(head)
 
 
 @lru_cache(maxsize=1024)

@@ -24,9 +24,18 @@ __all__ = ["Vetter", "vet"]
 _MOST_OUTCOMES = 4096
 _NO_NAME = "\0"  # of no object: on the way to it is the root alone
 
+
+class _Outcome:
+    """What is wrong with an object, "" for nothing, None while nobody has tried."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.problem: str | None = None
+
+
 _Identity: TypeAlias = tuple[int, int, int, int]  # device, inode, size, time of change
-# What is wrong with a place in a file, "" for nothing.
-_outcomes: dict[tuple[_Identity, str], str] = {}
+_outcomes: dict[tuple[_Identity, str], _Outcome] = {}  # by the file, and the place in it
+_trying = threading.Lock()  # guards that
 
 
 def vet(path: Path, *places: str) -> None:
@@ -103,13 +112,14 @@ class Vetter:
 
     def _outcome(self, place: str) -> str:
         key = self._identify(), place
-        known = _outcomes.get(key)
-        if known is None:
-            known = outcome(self._path, place)
+        with _trying:
             if len(_outcomes) >= _MOST_OUTCOMES:
                 _outcomes.clear()
-            _outcomes[key] = known
-        return known
+            found = _outcomes.setdefault(key, _Outcome())
+        with found.lock:  # several threads wait for one trial
+            if found.problem is None:
+                found.problem = outcome(self._path, place)
+        return found.problem
 
     def _identify(self) -> _Identity:
         """Return what tells the file from others, once it is the one that is open."""
