@@ -114,6 +114,12 @@ def unknown_filter(file: h5py.File, secret: Path) -> None:
     h5py.h5d.create(group, b"x", h5py.h5t.STD_I8LE, space, properties)
 
 
+def checksummed(file: h5py.File, secret: Path) -> None:
+    """Use a filter that crashes HDF5 on a chunk of less than four bytes."""
+    rows = len(file[TABLE]["timesteps"])
+    file.create_dataset(f"{TABLE}/x", (rows,), "f4", chunks=(rows,), fletcher32=True)
+
+
 def named_type(file: h5py.File, secret: Path) -> None:
     file[TABLE]["kind"] = np.dtype(np.float32)
 
@@ -139,6 +145,7 @@ SHARD_ATTACKS: list[Callable[[h5py.File, Path], None]] = [
     absurd_chunks,
     uneven_columns,
     unknown_filter,
+    checksummed,
     named_type,
     references,
     text_of_any_length,

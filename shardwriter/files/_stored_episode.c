@@ -389,7 +389,7 @@ done:
 /* Tell whether a dataset's filters, if any, are those that HDF5 itself has. */
 static int are_stock(const Message *filters)
 {
-    enum { DEFLATE = 1, FLETCHER32 = 3 };
+    enum { DEFLATE = 1, SHUFFLE = 2 };
     const Byte *at = filters->body;
     uint32_t left = filters->length;
     if (left == 0)
@@ -399,7 +399,7 @@ static int are_stock(const Message *filters)
     int count = at[1];
     for (at += 2, left -= 2; count--;) {
         uint32_t size = left < 6 ? 0 : 6 + 4 * (uint32_t)number_at(at + 4, 2);
-        if (size == 0 || size > left || number_at(at, 2) < DEFLATE || number_at(at, 2) > FLETCHER32)
+        if (size == 0 || size > left || number_at(at, 2) < DEFLATE || number_at(at, 2) > SHUFFLE)
             return 0;
         at += size, left -= size;
     }

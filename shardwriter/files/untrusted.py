@@ -53,9 +53,9 @@ _MOST_ATTRIBUTE_BYTES = 64 << 20
 _MOST_CHUNK_BYTES = 1 << 30
 _STORED_KINDS = "biufcS"
 
-_DEFLATE, _SHUFFLE, _FLETCHER32, _LZF = 1, 2, 3, 32000
-_STOCK_FILTERS = {_DEFLATE, _SHUFFLE, _FLETCHER32, _LZF}
-_PLUGIN_FILTERS = {32001, 32004, 32008, 32015, 32026}  # Blosc, LZ4, bitshuffle, Zstd, Blosc2
+_DEFLATE, _SHUFFLE, _LZF = 1, 2, 32000
+_STOCK_FILTERS = {_DEFLATE, _SHUFFLE, _LZF}  # not Fletcher32, which crashes on a short chunk
+_PLUGIN_FILTERS = {32001, 32004, 32015}  # Blosc, LZ4, Zstd: ``chunk_sizes`` knows them
 
 
 def file_of(group: h5py.Group) -> Path:
