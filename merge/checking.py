@@ -16,7 +16,7 @@ from isal import isal_zlib
 
 from merge.describing import MEND
 from shardwriter.errors import ShardWriterError
-from shardwriter.files.column_reader import read_rows
+from shardwriter.files.column_reader import read_rows, read_value, read_whole
 from shardwriter.files.global_heap import check_heaps
 from shardwriter.files.layout import SPIKES, TABLES, TIMESTEPS
 from shardwriter.files.quick_description import describe_several
@@ -155,8 +155,8 @@ def _values(node: h5py.Group | h5py.Dataset) -> "np.ndarray[Any, Any] | None":
     if not isinstance(node, h5py.Dataset):
         return None
     if node.dtype.kind == "O":
-        return np.asarray(node.asstr(errors="surrogateescape")[()], object)
-    return np.asarray(node[()])
+        return np.asarray(read_value(node, "surrogateescape"), object)
+    return np.asarray(read_whole(node))
 
 
 class _Deep:
@@ -188,14 +188,15 @@ class _Deep:
         yield from self._static()
 
     def _static(self) -> Iterator[str]:
-        """Read all that is outside of the tables, by HDF5, as most readers will."""
+        """Read all that is outside of the tables."""
         objects: list[StaticObject] = []
         for path in ("", *(node.path for node in self._shard.static)):
             try:
                 found = self._group[path] if path else self._group
                 objects.append((path, dict(found.attrs), _values(found)))
-            except UNREADABLE as error:
-                yield f"{self._shard.group}/{path}: cannot be read: {error}"
+            except (*UNREADABLE, ShardWriterError) as error:
+                reason = str(error).removeprefix(f"{self._group.file.filename}: ")
+                yield f"{self._shard.group}/{path}: cannot be read: {reason}"
                 return
         digest = objects[0][1].get(STATIC_DIGEST)  # shards of format 1.0 may have none
         if digest is not None and int(digest) != static_digest(objects):

@@ -18,6 +18,7 @@ from h5py import h5d, h5g
 from merge.plan import EpisodePlan
 from merge.sources import SourceFile, Sources
 from shardwriter.errors import FormatError, ShardDamaged
+from shardwriter.files.column_reader import read_value, read_whole
 from shardwriter.files.layout import EPISODES, INDEX, MERGE, episode_group
 from shardwriter.files.shard_description import (
     ColumnDescription,
@@ -152,10 +153,10 @@ def _previous(path: Path, root: h5g.GroupID) -> Previous | None:
         if dataset.get_create_plist().get_layout() != h5d.CHUNKED:
             return None
     sources, is_renumbered = json.loads(notes["sources"])
-    rows = h5py.Dataset(index)[()]
-    texts = h5py.Dataset(h5d.open(root, f"{MERGE}/schemas".encode())).asstr()
-    schemas = tuple(json.loads(texts[()]))
-    of = tuple(h5py.Dataset(numbers)[()].tolist())
+    rows = read_whole(h5py.Dataset(index))
+    texts = read_value(h5py.Dataset(h5d.open(root, f"{MERGE}/schemas".encode())))
+    schemas = tuple(json.loads(texts))
+    of = tuple(read_whole(h5py.Dataset(numbers)).tolist())
     if len(of) != len(rows) or (of and max(of) >= len(schemas)):
         return None
     files = tuple((str(a), int(b), int(c)) for a, b, c in json.loads(notes["files"]))

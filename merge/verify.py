@@ -22,6 +22,7 @@ from shardwriter.errors import (
     counted,
     ranges,
 )
+from shardwriter.files.column_reader import read_whole
 from shardwriter.files.layout import (
     INDEX,
     MASTER,
@@ -280,7 +281,7 @@ def read_index(path: Path) -> list[dict[str, Any]] | None:
         check_memory(path, INDEX, dataset.nbytes)
         if set(INDEX_DTYPE.names or ()) - set(dataset.dtype.names or ()):
             raise ShardDamaged(path, INDEX, "expected other fields")
-        values = dataset[()]
+        values = read_whole(dataset)
         texts = {name for name in values.dtype.names if values.dtype[name].kind == "S"}
         return [
             {

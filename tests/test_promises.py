@@ -677,13 +677,13 @@ def count_chunks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     from shardwriter.files import column_reader
 
     read = []
-    original = column_reader._Column._place
+    original = column_reader._Column._fill
 
-    def noting(column: Any, chunk: int, target: Array, first: int) -> None:
-        read.append(chunk)
-        original(column, chunk, target, first)
+    def noting(column: Any, origin: tuple[int, ...], target: Array, first: int) -> None:
+        read.append(origin[0])
+        original(column, origin, target, first)
 
-    monkeypatch.setattr(column_reader._Column, "_place", noting)
+    monkeypatch.setattr(column_reader._Column, "_fill", noting)
     return read
 
 

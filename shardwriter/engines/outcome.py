@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from shardwriter.engines.result import EpisodeResult
+from shardwriter.files.column_reader import read_value
 from shardwriter.files.groups import read_attributes, read_tree
 from shardwriter.files.layout import SUMMARY, EpisodePaths, episode_group
 from shardwriter.files.published import published_file
@@ -37,7 +38,7 @@ def sealed_result(episode: int, shard: Path, error: str) -> EpisodeResult:
     with published_file(shard) as file:
         group = file[episode_group(episode)]
         known = read_attributes(group)
-        summary = read_tree(group[SUMMARY]) if SUMMARY in group else None
+        summary = read_tree(group[SUMMARY], read_value) if SUMMARY in group else None
     status, own = str(known["status"]), known.get("error")
     if own is None and status != "completed":
         own = error

@@ -173,6 +173,34 @@ static PyObject *unshuffle(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_NONE;
 }
 
+/* Literals are a byte below 32 and one more than so many bytes; a match is its length in three bits,
+   7 for one that goes on in a second byte, and the rest of its distance. */
+static PyObject *lzf_length(PyObject *Py_UNUSED(module), PyObject *data)
+{
+    Py_buffer in;
+    if (PyObject_GetBuffer(data, &in, PyBUF_SIMPLE) < 0)
+        return NULL;
+    const Byte *bytes = in.buf;
+    Py_ssize_t at = 0, length = 0;
+    while (at < in.len) {
+        Py_ssize_t control = bytes[at], run = control >> 5;
+        if (run == 0) {
+            at += control + 2, length += control + 1;
+            continue;
+        }
+        if (run == 7) {
+            at++;
+            run += at < in.len ? bytes[at] : 0;
+        }
+        at += 2, length += run + 2;
+    }
+    int is_whole = at == in.len;
+    PyBuffer_Release(&in);
+    if (!is_whole)
+        return PyErr_Format(PyExc_ValueError, "the LZF stream ends too early");
+    return PyLong_FromSsize_t(length);
+}
+
 static PyMethodDef methods[] = {
     {"shuffle", shuffle, METH_VARARGS,
      "shuffle($module, data, size, /)\n--\n\nReturn all first bytes of the items, all second bytes, "
@@ -180,6 +208,8 @@ static PyMethodDef methods[] = {
     {"unshuffle", unshuffle, METH_VARARGS,
      "unshuffle($module, data, out, size, first, /)\n--\n\nFill `out` with the items from `first` "
      "on of what ``shuffle`` gave."},
+    {"lzf_length", lzf_length, METH_O,
+     "lzf_length($module, data, /)\n--\n\nReturn how many bytes an LZF stream decodes to."},
     {NULL},
 };
 

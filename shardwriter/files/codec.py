@@ -16,7 +16,7 @@ from isal import isal_zlib
 
 from shardwriter.compiled import compiled_module
 
-__all__ = ["Deflater", "inflate", "shuffle", "unshuffle"]
+__all__ = ["Deflater", "inflate", "lzf_length", "shuffle", "unshuffle"]
 
 Octets = bytes | memoryview
 RawEncoder = Callable[[Octets], bytes]
@@ -225,3 +225,31 @@ def inflate(data: bytes, size: int) -> bytearray:
     if len(out) != size:
         raise ValueError(f"expected {size} bytes, the stream holds {len(out)}")
     return out
+
+
+def lzf_length(data: bytes) -> int:
+    """Return how many bytes an LZF stream decodes to.
+
+    Source: LibLZF's ``lzf_d.c``, which HDF5's filter of that name calls.
+
+    Raises
+    ------
+    ValueError
+        The stream ends too early.
+    """
+    if compiled:
+        return cast(int, compiled.lzf_length(data))
+    at = length = 0
+    while at < len(data):
+        control = data[at]
+        if control < 32:  # so many literals and one
+            at, length = at + control + 2, length + control + 1
+            continue
+        run = control >> 5
+        if run == 7:
+            at += 1
+            run += data[at] if at < len(data) else 0
+        at, length = at + 2, length + run + 2
+    if at != len(data):
+        raise ValueError("the LZF stream ends too early")
+    return length

@@ -1,33 +1,45 @@
-"""Rows of a column, straight from its chunks.
+"""Rows of a column, and whole arrays, straight from their chunks.
 
 HDF5's own pipeline inflates with zlib, one chunk after the other. Here chunks are read as they
 are stored, and inflated by libdeflate outside the HDF5 library, on several threads. Invariant: the
 result is bit for bit what ``dataset[start:stop]`` gives; what this module cannot decode is left
-to HDF5.
+to HDF5, once each chunk was found to decode to the bytes that it has.
 """
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
-from h5py import h5fd, h5i
+from h5py import h5t
 
 from shardwriter.errors import ShardDamaged
+from shardwriter.files.chunk_sizes import DEFLATE, SHUFFLE, StoredChunks
 from shardwriter.files.codec import inflate, unshuffle
 
-__all__ = ["Decoder", "RowReader", "decoder", "read_rows", "row_reader", "search_sorted"]
+__all__ = [
+    "Decoder",
+    "RowReader",
+    "decoder",
+    "read_rows",
+    "read_texts",
+    "read_value",
+    "read_whole",
+    "row_reader",
+    "search_sorted",
+]
 
 Array = np.ndarray[Any, Any]
 Decoder: TypeAlias = Callable[[bytes, Array, int], None]
 RowReader: TypeAlias = Callable[[int, int], Array]
 
-DEFLATE, SHUFFLE = 1, 2
 _DECODED = {(SHUFFLE, DEFLATE), (DEFLATE,), (SHUFFLE,), ()}
 
 _THREADS = 4  # more than this many decode faster than one thread of HDF5 can read
@@ -41,7 +53,7 @@ def read_rows(dataset: h5py.Dataset, start: int, stop: int) -> Array:
     Parameters
     ----------
     dataset
-        A dataset chunked along its first axis alone.
+        A dataset of one dimension at least.
     start, stop
         Rows, within its length.
 
@@ -60,76 +72,142 @@ def row_reader(dataset: h5py.Dataset) -> RowReader:
 
     It is worth keeping where few rows are read at a time; there must be one at least.
     """
-    column = None if dataset.size == 0 else _Column.of(dataset)
-    return (lambda start, stop: np.asarray(dataset[start:stop])) if column is None else column.read
+    if dataset.size == 0 or dataset.chunks is None:
+        return lambda start, stop: np.asarray(dataset[start:stop])
+    return _Column(dataset).read
+
+
+def read_texts(dataset: h5py.Dataset, start: int, stop: int) -> Array:
+    """Return rows of a column of text as `str`; see `read_rows`."""
+    return _decoded(dataset, read_rows(dataset, start, stop))
+
+
+def read_whole(dataset: h5py.Dataset) -> Any:
+    """Return all of a dataset, as ``dataset[()]`` gives it.
+
+    Raises
+    ------
+    ShardDamaged
+        A chunk does not hold what it should.
+    """
+    if dataset.chunks is None or not dataset.size:
+        return dataset[()]
+    return _Column(dataset).read(0, len(dataset))
+
+
+def read_value(dataset: h5py.Dataset, errors: str = "strict") -> Any:
+    """Return all of a dataset, text as `str`; `errors` is for what is not in its encoding.
+
+    Raises
+    ------
+    ShardDamaged
+        A chunk does not hold what it should.
+    """
+    if h5py.check_string_dtype(dataset.dtype) is None:
+        return read_whole(dataset)
+    if dataset.chunks is None or not dataset.size:
+        return dataset.asstr(errors=errors)[()]
+    return _decoded(dataset, read_whole(dataset), errors)
+
+
+def _decoded(dataset: h5py.Dataset, values: Array, errors: str = "strict") -> Array:
+    encoding = h5py.check_string_dtype(dataset.dtype).encoding
+    texts = np.empty(values.size, object)
+    texts[:] = [text.decode(encoding, errors) for text in values.reshape(-1).tolist()]
+    return texts.reshape(values.shape)
 
 
 class _Column:
-    """A dataset whose chunks are decoded here."""
+    """A dataset in chunks, which are decoded here, or by HDF5 once their sizes are known."""
 
-    def __init__(self, dataset: h5py.Dataset, decode: Decoder) -> None:
+    def __init__(self, dataset: h5py.Dataset) -> None:
         self._dataset = dataset
-        self._decode = decode
-        self._file = _descriptor(dataset)
-        self._shape = dataset.shape[1:]
+        self._stored = StoredChunks(dataset)
+        self._shape = dataset.shape
         self._dtype = dataset.dtype
-        self.rows: int = dataset.chunks[0]
+        self._chunk = self._stored.shape
+        self._is_whole_rows = self._chunk[1:] == self._shape[1:]
+        self._decode = self._decoder(self._stored.filters)
+        if self._decode and h5t.py_create(self._dtype, logical=True) != self._stored.kind:
+            self._decode = None  # NumPy has it in other bytes than the file
+        self._checked: set[tuple[int, ...]] = set()
 
-    @classmethod
-    def of(cls, dataset: h5py.Dataset) -> "_Column | None":
-        """Return the column of a dataset, None where HDF5 has to decode it."""
-        chunk = dataset.chunks
-        if chunk is None or chunk[1:] != dataset.shape[1:]:
-            return None
-        properties = dataset.id.get_create_plist()
-        filters = tuple(properties.get_filter(i)[0] for i in range(properties.get_nfilters()))
-        decode = decoder(dataset.dtype, chunk, filters)
-        return None if decode is None else cls(dataset, decode)
+    def _decoder(self, filters: tuple[int, ...]) -> Decoder | None:
+        return decoder(self._dtype, self._chunk, filters)
 
     def read(self, start: int, stop: int) -> Array:
         """Return rows, by several threads where they are many."""
-        out = np.empty((stop - start, *self._shape), self._dtype)
-        chunks = range(start // self.rows, -(-stop // self.rows))
+        if self._decode is None:
+            for origin in self._origins(start, stop):
+                self._check(origin)
+            return np.asarray(self._dataset[start:stop])
+        out = np.empty((stop - start, *self._shape[1:]), self._dtype)
+        origins = list(self._origins(start, stop))
 
-        def place(chunk: int) -> None:
-            first = chunk * self.rows
-            low, high = max(start, first), min(stop, first + self.rows)
-            self._place(chunk, out[low - start : high - start], low - first)
+        def place(origin: tuple[int, ...]) -> None:
+            self._place(origin, out, start, stop)
 
-        if len(chunks) == 1 or out.nbytes < _LEAST_PARALLEL_BYTES or threads() == 1:
-            for chunk in chunks:
-                place(chunk)
+        if len(origins) == 1 or out.nbytes < _LEAST_PARALLEL_BYTES or threads() == 1:
+            for origin in origins:
+                place(origin)
         else:
-            for _ in _pool().map(place, chunks):
+            self._stored.share()
+            for _ in _pool().map(place, origins):
                 pass
         return out
 
-    def _place(self, chunk: int, target: Array, first: int) -> None:
-        """Decode a chunk's rows from `first` on into their place."""
-        dataset = self._dataset
-        origin = (chunk * self.rows,) + (0,) * len(self._shape)
-        stored = dataset.id.get_chunk_info_by_coord(origin)
-        if stored.byte_offset is None:
-            target[...] = dataset.fillvalue
+    def _origins(self, start: int, stop: int) -> Iterator[tuple[int, ...]]:
+        """Yield where the chunks start that some rows are in."""
+        rows = self._chunk[0]
+        first = range(start // rows * rows, stop, rows)
+        if self._is_whole_rows:
+            others = (0,) * (len(self._shape) - 1)
+            return ((row, *others) for row in first)
+        steps = zip(self._shape[1:], self._chunk[1:], strict=True)
+        return product(first, *(range(0, length, step) for length, step in steps))
+
+    def _place(self, origin: tuple[int, ...], out: Array, start: int, stop: int) -> None:
+        """Decode a chunk into its place among rows `start` to `stop`."""
+        low, high = max(start, origin[0]), min(stop, origin[0] + self._chunk[0])
+        target, first = out[low - start : high - start], low - origin[0]
+        if self._is_whole_rows:
+            self._fill(origin, target, first)
             return
+        whole = np.empty((high - low, *self._chunk[1:]), self._dtype)
+        self._fill(origin, whole, first)
+        ends = zip(origin[1:], self._chunk[1:], strict=True)
+        part = target[(slice(None), *(slice(at, at + length) for at, length in ends))]
+        part[...] = whole[tuple(map(slice, part.shape))]
+
+    def _fill(self, origin: tuple[int, ...], target: Array, first: int) -> None:
+        """Decode a chunk's rows from `first` on."""
+        stored = self._stored.find(origin)
+        if stored is None:
+            target[...] = self._dataset.fillvalue
+            return
+        with self._naming(origin):
+            mask = stored.filter_mask
+            decode = self._decoder(self._stored.applied(mask)) if mask else self._decode
+            if decode is None:
+                raise ValueError(f"it skips filters ({mask})")
+            decode(self._stored.data(origin, stored), target, first)
+
+    def _check(self, origin: tuple[int, ...]) -> None:
+        if origin not in self._checked:
+            with self._naming(origin):
+                self._stored.check(origin)
+            self._checked.add(origin)
+
+    @contextmanager
+    def _naming(self, origin: tuple[int, ...]) -> Iterator[None]:
+        """Say of what is wrong with a chunk where it is."""
         try:
-            if stored.filter_mask:
-                raise ValueError(f"it skips filters ({stored.filter_mask})")
-            if self._file is None:
-                _, data = dataset.id.read_direct_chunk(origin)
-            else:  # outside the library, which lets in one thread at a time
-                data = os.pread(self._file, stored.size, stored.byte_offset)
-            self._decode(data, target, first)
+            yield
         except ValueError as error:
-            place = f"{dataset.name}, chunk {chunk}"
-            raise ShardDamaged(Path(dataset.file.filename), place, str(error)) from error
-
-
-def _descriptor(dataset: h5py.Dataset) -> int | None:
-    """Return the descriptor of a dataset's file, None for one that is no plain file."""
-    file = h5i.get_file_id(dataset.id)
-    is_plain = file.get_access_plist().get_driver() == h5fd.SEC2
-    return int(file.get_vfd_handle()) if is_plain else None
+            chunk = [at // length for at, length in zip(origin, self._chunk, strict=True)]
+            number = chunk[0] if self._is_whole_rows else tuple(chunk)
+            place = f"{self._dataset.name}, chunk {number}"
+            raise ShardDamaged(Path(self._dataset.file.filename), place, str(error)) from error
 
 
 def search_sorted(dataset: h5py.Dataset, low: int, high: int) -> tuple[int, int]:
@@ -144,8 +222,7 @@ def search_sorted(dataset: h5py.Dataset, low: int, high: int) -> tuple[int, int]
 
 class _Search:
     def __init__(self, dataset: h5py.Dataset) -> None:
-        self._dataset = dataset
-        self._column = _Column.of(dataset)
+        self._read = row_reader(dataset)
         self._rows: int = dataset.chunks[0]
         self._length: int = len(dataset)
         self._seen: dict[int, Array] = {}
@@ -154,9 +231,7 @@ class _Search:
         if number not in self._seen:
             start = number * self._rows
             stop = min(self._length, start + self._rows)
-            self._seen[number] = (
-                self._column.read(start, stop) if self._column else self._dataset[start:stop]
-            )
+            self._seen[number] = self._read(start, stop)
         return self._seen[number]
 
     def row(self, value: int) -> int:
@@ -199,7 +274,8 @@ def decoder(
         Of a stored chunk, a contiguous array for rows of it, and the first of these; it raises
         ValueError for a chunk that is damaged.
     """
-    if filters not in _DECODED or dtype.kind not in "biufc" or not dtype.isnative:
+    is_plain = dtype.kind in "biufcSV" and not dtype.hasobject and dtype.subdtype is None
+    if filters not in _DECODED or not is_plain:
         return None
     row_items = math.prod(chunk[1:])
     size = chunk[0] * row_items * dtype.itemsize

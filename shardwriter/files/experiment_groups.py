@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import h5py
 
 from shardwriter.errors import ConfigError, ExperimentNotFound, ShardDamaged, ShardOutside
+from shardwriter.files.column_reader import read_value
 from shardwriter.files.global_heap import check_heaps
 from shardwriter.files.groups import read_attributes, read_tree
 from shardwriter.files.layout import ATTRIBUTES, CHECKPOINTS, EXPERIMENT
@@ -104,7 +105,7 @@ class OwnGroups:
         HDF5 itself would look for the source in other places too, and answer fill values.
         """
         if not dataset.is_virtual:
-            return dataset[()]
+            return read_value(dataset)
         sources = dataset.virtual_sources()
         if len(sources) != 1:
             raise ShardDamaged(self._path, dataset.name, "expected one source")
@@ -145,7 +146,7 @@ class OwnFiles:
             if file is None:
                 return {}
             check_tree(Path(file.filename), file["/"].id)
-            return {} if part and part not in file else read_tree(file[part or "/"])
+            return {} if part and part not in file else read_tree(file[part or "/"], read_value)
 
     def checkpoints(self) -> list[str]:
         """Return the names of the checkpoints."""
@@ -175,6 +176,6 @@ def _source_value(path: Path, place: str, dataset: h5py.Dataset) -> Any:
             source = file[place]
             if source.shape != dataset.shape or source.dtype != dataset.dtype:
                 raise ShardDamaged(path, place, f"expected {dataset.dtype} {dataset.shape}")
-            return source[()]
+            return read_value(source)
     except (OSError, KeyError, RuntimeError) as error:
         raise ShardDamaged(path, place, f"cannot be read: {error}") from error

@@ -54,9 +54,7 @@ def is_compressed(leaf: Leaf) -> bool:
     return array is not None and array.dtype != object and array.nbytes >= _COMPRESS_BYTES
 
 
-def read_tree(
-    node: h5py.Group | h5py.Dataset, read: Callable[[h5py.Dataset], Any] | None = None
-) -> Any:
+def read_tree(node: h5py.Group | h5py.Dataset, read: Callable[[h5py.Dataset], Any]) -> Any:
     """Return the nested value that ``write_tree`` wrote at `node`.
 
     Parameters
@@ -64,9 +62,9 @@ def read_tree(
     node
         Where it is.
     read
-        Reads a dataset of numbers; by default HDF5 does.
+        Reads a dataset, text as `str`.
     """
-    return build(list(_leaves("", node, read or (lambda dataset: dataset[()]))))
+    return build(list(_leaves("", node, read)))
 
 
 def _leaves(
@@ -78,7 +76,7 @@ def _leaves(
         for key in node:
             yield from _leaves(f"{path}/{key}" if path else key, node[key], read)
         return
-    values = node.asstr()[()] if h5py.check_string_dtype(node.dtype) else read(node)
+    values = read(node)
     if isinstance(values, str):
         yield Leaf(path, kind or "str", np.array(values, object))
     else:

@@ -16,6 +16,7 @@ import numpy as np
 from h5py import h5a, h5d, h5g, h5o
 
 from shardwriter.errors import FormatError, ShardDamaged
+from shardwriter.files.column_reader import read_value
 from shardwriter.files.layout import (
     EPISODES,
     EVENTS,
@@ -324,5 +325,5 @@ def _array(
         return StaticNode(place, attributes, None, dataset.shape, dataset.dtype)
     if dataset.nbytes > _MOST_TEXT_BYTES:
         raise ShardDamaged(path, place, f"expected less text, got {dataset.nbytes} bytes")
-    value = np.asarray(dataset.asstr()[()], object) if is_text else np.asarray(dataset[()])
+    value = np.asarray(read_value(dataset), object if is_text else None)
     return StaticNode(place, attributes, value, dataset.shape, None if is_text else dataset.dtype)

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from shardwriter.errors import ConfigError, EpisodeNotFound, FieldsDiffer
-from shardwriter.files.column_reader import read_rows
+from shardwriter.files.column_reader import read_rows, read_texts
 from shardwriter.files.layout import EVENTS, SPIKES, TABLES, TIMESTEPS
 from shardwriter.files.untrusted import check_column, check_path, file_of, readable
 from shardwriter.interop.recorded import seconds_per_timestep
@@ -185,7 +185,7 @@ class Timeline:
                 with self._opened(episode) as group:
                     column = _dataset(group, field.table, name)
                     text = _is_text(column)
-                    values = column.asstr()[low:high] if text else read_rows(column, low, high)
+                    values = (read_texts if text else read_rows)(column, low, high)
                     yield episode, np.asarray(values)
             before = end
 

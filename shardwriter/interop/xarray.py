@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from shardwriter.files.column_reader import read_rows
+from shardwriter.files.column_reader import read_rows, read_texts
 from shardwriter.files.compression import optional
 from shardwriter.files.layout import (
     BEHAVIOR,
@@ -118,9 +118,9 @@ class _Column:
         rows, others = index[0], index[1:]
         with self._episode.opened() as group:
             dataset = _checked(group, self._place)
-            if self._is_text:
-                return np.asarray(dataset.asstr()[rows], object)
             start, stop, step = rows.indices(self.shape[0])
+            if self._is_text:
+                return read_texts(dataset, start, stop)[(slice(None, None, step), *others)]
             return read_rows(dataset, start, stop)[(slice(None, None, step), *others)]
 
 

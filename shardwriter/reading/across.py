@@ -13,7 +13,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5d, h5o, h5s
+from h5py import h5d, h5o
 
 from shardwriter.errors import ConfigError, FieldsDiffer, ShardDamaged
 from shardwriter.files.column_reader import read_rows
@@ -36,8 +36,6 @@ __all__ = [
 
 Array = np.ndarray[Any, Any]
 Opened = Callable[[int], AbstractContextManager[h5py.Group]]
-
-_SMALL_BYTES = 64 * 1024
 
 
 def concatenated(
@@ -142,10 +140,8 @@ def read_again(opened: Opened, quick: QuickColumns) -> None:
 
 
 def _read_into(dataset: h5d.DatasetID, out: Array) -> None:
-    """Read a whole column; HDF5 itself is quickest for a small one."""
-    if out.nbytes and out.nbytes < _SMALL_BYTES:
-        dataset.read(h5s.ALL, h5s.ALL, out)
-    elif out.nbytes:
+    """Read a whole column."""
+    if out.nbytes:
         out[...] = read_rows(h5py.Dataset(dataset), 0, len(out))
 
 

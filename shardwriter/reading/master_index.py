@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from shardwriter.errors import ExperimentNotFound, FormatError, ShardDamaged
+from shardwriter.files.column_reader import read_whole
 from shardwriter.files.global_heap import check_heaps
 from shardwriter.files.layout import INDEX, MASTER, check_experiment, unfinished_text
 from shardwriter.files.published import published_file
@@ -44,7 +45,7 @@ def open_index(path: Path) -> tuple[h5py.File, np.ndarray[Any, Any]]:
             raise FormatError(path, f"a master with {INDEX}", "none; is it a shard?")
         check_path(path, file.id, INDEX)
         check_tree(path, file[INDEX].id)
-        index = file[INDEX][()]
+        index = read_whole(file[INDEX])
         lacking = set(INDEX_DTYPE.names or ()) - set(index.dtype.names or ())
         if lacking or index.ndim != 1:
             raise FormatError(path, f"an {INDEX} with {', '.join(sorted(lacking))}", "none")

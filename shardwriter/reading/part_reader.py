@@ -125,7 +125,7 @@ def _column(path: Path, table: h5py.Group, column: Column, start: int, stop: int
         if not _is_there(dataset, chunk, stop):
             raise ShardDamaged(path, f"{dataset.name}, chunk {chunk}", "it is not there")
     if column.dtype.kind == "S":
-        return np.asarray(dataset[start:stop]).astype(column.dtype)
+        return read_rows(dataset, start, stop).astype(column.dtype)
     return read_rows(dataset, start, stop)
 
 

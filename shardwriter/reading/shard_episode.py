@@ -15,7 +15,7 @@ import numpy as np
 from h5py import h5d, h5g
 
 from shardwriter.errors import ShardDamaged
-from shardwriter.files.column_reader import read_rows, search_sorted
+from shardwriter.files.column_reader import read_rows, read_texts, read_value, search_sorted
 from shardwriter.files.groups import read_attributes, read_tree
 from shardwriter.files.layout import EVENTS, TIMESTEPS
 from shardwriter.files.untrusted import (
@@ -94,7 +94,7 @@ def _tree(group: h5py.Group, name: str) -> Any:
     path = file_of(group)
     check_path(path, group.id, name)
     check_tree(path, group[name].id)
-    return read_tree(group[name])
+    return read_tree(group[name], read_value)
 
 
 def _safe_table(path: Path, group: h5py.Group, name: str) -> dict[str, h5py.Dataset]:
@@ -138,5 +138,5 @@ def timestep_rows(
 
 def _read(dataset: h5py.Dataset, rows: slice, chosen: Array | None) -> Array:
     text = h5py.check_string_dtype(dataset.dtype) is not None
-    values = dataset.asstr()[rows] if text else read_rows(dataset, rows.start, rows.stop)
+    values = (read_texts if text else read_rows)(dataset, rows.start, rows.stop)
     return np.asarray(values if chosen is None else values[chosen])
