@@ -252,7 +252,6 @@ def test_what_h5py_adds_to_a_shard_is_known(experiment: Path) -> None:
     with h5py.File(path, "r+") as file:
         group = file[GROUP]
         group.attrs["reviewed"], group.attrs["by"], group.attrs["at"] = True, "Ada", np.arange(3.0)
-        group.create_dataset("notes", data=np.arange(10), compression="gzip")
     vet(path, GROUP)
 
 
