@@ -2,6 +2,7 @@
 
 import random
 import shutil
+import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -295,6 +296,19 @@ def test_a_trial_that_could_not_be_held_says_nothing_of_the_file(
         with pytest.raises(ShardDamaged, match="ended with exit code 1; try again"):
             vet(path, GROUP)
     vet(path, GROUP)
+
+
+def test_a_trial_keeps_to_the_limits_of_its_user(experiment: Path) -> None:
+    path = shard(experiment, 1)
+    add_unknown(path)
+    script = f"""if True:
+        import resource
+        from pathlib import Path
+        from shardwriter.files.vetting import vet
+        resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+        vet(Path({str(path)!r}), {GROUP!r})
+    """
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 @pytest.mark.usefixtures("here_alone")

@@ -64,7 +64,9 @@ def outcome(path: Path, place: str) -> str:
 def try_to_read(parent: Parent) -> None:
     """Run a child process: do with an object, and all below it, whatever a reader may do."""
     path, place = parent.receive()
-    resource.setrlimit(resource.RLIMIT_AS, (_MOST_MEMORY, _MOST_MEMORY))
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    most = _MOST_MEMORY if hard == resource.RLIM_INFINITY else min(_MOST_MEMORY, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (most, hard))
     parent.link.send(_Trial(path, lambda: parent.link.send(None)).problem(place))
     os._exit(0)  # HDF5 may hold files that crash at its own exit
 
