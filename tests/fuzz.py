@@ -57,7 +57,7 @@ def main() -> int:
         half = options.files // len(paths) // 2
         for experiment, path in paths:
             whole = path.read_bytes()
-            changed = chain(mutations(whole, rng, half), hostile_mutations(path, rng, half))
+            changed = chain(hostile_mutations(path, rng, half), mutations(whole, rng, half))
             for i, data in enumerate(changed):
                 path.write_bytes(data)
                 print(f"\r{path.name} {i}", end="", file=sys.stderr, flush=True)
