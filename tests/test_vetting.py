@@ -140,6 +140,21 @@ def test_a_shard_that_keeps_hdf5_busy_is_named(
     assert trials == [GROUP]
 
 
+def test_a_shard_with_no_end_of_attributes_is_named(
+    long: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each that is not there takes HDF5 its time, so that there are signs of life all along."""
+    path = shutil.copy(shard(long, 1), tmp_path / "x.h5")
+    data = bytearray(path.read_bytes())
+    blocks = spans(path)
+    tree = data.index(b"BTHD\x00\x08")  # of attributes
+    data[tree + 26 : tree + 34] = (2**24).to_bytes(8, "little")
+    path.write_bytes(repaired(data, blocks))
+    monkeypatch.setattr(trial, "_LIMIT_S", 3.0)
+    with pytest.raises(ShardDamaged, match="more than 3 s"):
+        vet(path, "")
+
+
 def test_what_is_not_known_is_tried_once(experiment: Path, trials: list[str]) -> None:
     path = shard(experiment, 1)
     add_unknown(path)

@@ -26,7 +26,8 @@ from shardwriter.system.process import Child, Parent
 
 __all__ = ["outcome"]
 
-_LIMIT_S = 60.0  # without a sign of life
+_LIMIT_S = 60.0  # without a sign of life, and in all, where the file is small
+_LEAST_BYTES_PER_S = 1e6  # else
 _SIGN_OF_LIFE_S = 1.0
 _MOST_MEMORY = 8 << 30  # addresses of the process that tries
 _PART_ITEMS = 1 << 20
@@ -45,11 +46,12 @@ def outcome(path: Path, place: str) -> str:
     child = Child(f"{__name__}:try_to_read")
     try:
         child.link.send((path, place))
-        while child.link.poll(_LIMIT_S):
+        end = time.monotonic() + _LIMIT_S + path.stat().st_size / _LEAST_BYTES_PER_S
+        while child.link.poll(min(_LIMIT_S, max(0.0, end - time.monotonic()))):
             problem = child.link.recv()
             if problem is not None:
                 return cast(str, problem)
-        return f"HDF5 reads a part of it for more than {_LIMIT_S:.0f} s"
+        return f"HDF5 reads it, or a part of it, for more than {_LIMIT_S:.0f} s"
     except (EOFError, ConnectionError):
         code = child.wait()
         if code in _CRASHES:
