@@ -4,6 +4,7 @@ Each class keeps its fields in ``args``, so that it survives pickling, and write
 ``__str__``: where, what was expected, what came, what to do.
 """
 
+import errno
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -36,6 +37,7 @@ __all__ = [
     "ShardWriterError",
     "ShardsNotFound",
     "TooLarge",
+    "TooManyOpenFiles",
     "TooManyShards",
     "WorkerFailed",
     "WriterFailed",
@@ -67,7 +69,7 @@ class FieldError(ShardWriterError):
 
     def __str__(self) -> str:
         episode, field, expected, got, advice = self.args
-        where = f"episode {episode}" if isinstance(episode, int) else f"episodes {ranges(episode)}"
+        where = episodes_text([episode] if isinstance(episode, int) else episode)
         return f"{where}, {field}: expected {expected}, got {got}; {advice}"
 
 
@@ -190,8 +192,8 @@ class EpisodesGone(ShardWriterError):
         gone, master = self.args
         first = next(iter(gone.values()))
         return (
-            f"{master}: expected the shards of episodes {ranges(list(gone))}, which the last merge "
-            f"had, got none, such as {first}; put them back, or merge with --forget-missing"
+            f"{master}: expected the shards of {episodes_text(list(gone))}, which the last "
+            f"merge had, got none, such as {first}; put them back, or merge with --forget-missing"
         )
 
 
@@ -270,8 +272,23 @@ class ShardsNotFound(ShardWriterError):
     def __str__(self) -> str:
         lost, searched = self.args
         return (
-            f"{', '.join(map(str, searched))}: expected the shards of episodes "
-            f"{ranges(list(lost))}, by their uuids, got none; name every directory that has some"
+            f"{', '.join(map(str, searched))}: expected the shards of "
+            f"{episodes_text(list(lost))}, by their uuids, got none; name every directory that "
+            "has some"
+        )
+
+
+class TooManyOpenFiles(ShardWriterError):
+    """A file cannot be opened, as the process, or the machine, has too many open."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+
+    def __str__(self) -> str:
+        (path,) = self.args
+        return (
+            f"{path}: cannot be opened, as too many files are open; close some, or raise the limit "
+            "(`ulimit -n`)"
         )
 
 
@@ -284,8 +301,8 @@ class TooManyShards(ShardWriterError):
     def __str__(self) -> str:
         shards, limit = self.args
         return (
-            f"--concat: expected at most {limit} shards, got {shards}: past the limit of open "
-            "files (ulimit -n) HDF5 answers fill values for data; use `shardwriter pack`, or "
+            f"--concat: expected at most {max(0, limit)} shards, got {shards}: past the limit of "
+            "open files (ulimit -n) HDF5 answers fill values for data; use `shardwriter pack`, or "
             "loader.concat(), which have no such limit"
         )
 
@@ -435,7 +452,7 @@ class ExecutorBroken(ShardWriterError):
         kind, how, lost = self.args
         return (
             f"run_episodes: expected an executor that outlives its workers, got a {kind} that "
-            f"broke while it had episodes {ranges(lost)} ({how}); give a function that makes one, "
+            f"broke while it had {episodes_text(lost)} ({how}); give a function that makes one, "
             f"such as executor=lambda: {kind}(...), so that another can be made, or run again in a "
             "new one with skip_existing=True"
         )
@@ -463,9 +480,21 @@ class MissingDependency(ShardWriterError):
         return f"{package} is not installed; pip install 'shardwriter[{extra}]'"
 
 
+def not_opened(path: Path, place: str, error: Exception) -> ShardWriterError:
+    """Return the error that says why a file cannot be opened."""
+    if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+        return TooManyOpenFiles(path)
+    return ShardDamaged(path, place, f"cannot be opened: {error}")
+
+
 def counted(count: int, noun: str) -> str:
     """Write how many there are of something: ``1 episode``, ``1,200 episodes``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def episodes_text(ids: Sequence[int]) -> str:
+    """Name episodes: ``episode 3``, ``episodes 0-2, 7``."""
+    return f"episode{'' if len(ids) == 1 else 's'} {ranges(ids)}"
 
 
 def ranges(ids: Sequence[int]) -> str:

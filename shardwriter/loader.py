@@ -21,6 +21,7 @@ from shardwriter.errors import (
     EpisodeUnfinished,
     ExperimentNotFound,
     ShardWriterError,
+    TooManyOpenFiles,
 )
 from shardwriter.files.experiment_groups import ExperimentGroups, OwnFiles, OwnGroups
 from shardwriter.files.layout import (
@@ -183,6 +184,8 @@ class ExperimentLoader:
             return True
         try:
             self._shards.check(self._rows[episode])
+        except TooManyOpenFiles:
+            raise
         except ShardWriterError as error:
             warnings.warn(f"skipped: {error}", ShardWarning, stacklevel=3)
             return False

@@ -2,7 +2,7 @@
 
 import shlex
 
-from shardwriter.errors import ranges
+from shardwriter.errors import episodes_text
 from shardwriter.info import size_text
 from shardwriter.watch import RunningEpisode, Snapshot
 
@@ -64,7 +64,7 @@ def _death_lines(s: Snapshot) -> list[str]:
         lines.append(f"  died      process {', '.join(processes)}, which ran episodes")
     if episodes:
         recover = f"`shardwriter recover {where}` keeps every row they logged"
-        lines.append(f"  died      the processes of episodes {ranges(episodes)}; {recover}")
+        lines.append(f"  died      the processes of {episodes_text(episodes)}; {recover}")
     if processes and s.left != 0:
         resume = f"`shardwriter run … --resume {where}`"
         lines.append(f"  go on     with {resume}, or DataExporter.resume")

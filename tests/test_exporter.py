@@ -235,7 +235,7 @@ def test_a_merge_may_come_at_any_time(tmp_path: Path) -> None:
             with exporter.start_episode(episode_id + 10) as still_open:
                 still_open.log_timestep(0, behavior={"x": 0})
                 master = exporter.merge()
-                with pytest.warns(ShardWarning, match=f"episodes {episode_id + 10};"):
+                with pytest.warns(ShardWarning, match=f"episode {episode_id + 10};"):
                     loader = ExperimentLoader(master)
                 with loader:
                     ended = {*range(episode_id + 1), *range(10, 10 + episode_id)}
@@ -326,7 +326,7 @@ def test_a_shard_that_cannot_be_written_is_said_and_the_others_are_merged(
         exporter.close()
     assert str(caught.value).startswith("episode 1: its shard ")
     assert f"run `shardwriter recover {exporter.output_dir}`" in str(caught.value)
-    with pytest.warns(ShardWarning, match="unfinished: episodes 1;"):
+    with pytest.warns(ShardWarning, match="unfinished: episode 1;"):
         loader = ExperimentLoader(exporter.output_dir)
     with loader:
         assert loader.list_episodes() == [0, 2]

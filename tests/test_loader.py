@@ -1,11 +1,14 @@
 """Reading back: windows, what is absent, and shards that are not what they were."""
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from shardwriter.errors import (
     ShardDamaged,
     ShardMissing,
     ShardWriterError,
+    TooManyOpenFiles,
 )
 from shardwriter.reading.recorded_episode import RecordedEpisode
 
@@ -230,6 +234,33 @@ def test_flipped_bytes_of_a_chunk_are_noticed(copy: Path) -> None:
     shard.write_bytes(data)
     with ExperimentLoader(copy) as loader, pytest.raises(ShardDamaged):
         loader.get_episode(2).get_behavior()
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.parametrize("missing", ["raise", "skip"])
+def test_a_process_without_a_descriptor_is_told_so(recorded: Path, missing: Any) -> None:
+    with ExperimentLoader(recorded) as loader:
+        expected = tables_by_loader(loader, 2)
+    with ExperimentLoader(recorded, missing=missing) as loader:
+        with no_descriptor_left():
+            with pytest.raises(TooManyOpenFiles, match=r"episode_0002.h5: .* raise the limit"):
+                loader.get_episode(2).get_behavior()
+            with pytest.raises(TooManyOpenFiles, match=r"episode_0002.h5: .* raise the limit"):
+                loader.concat("behavior/position")
+            with pytest.raises(TooManyOpenFiles, match=r"experiment_data.h5: .* raise the limit"):
+                ExperimentLoader(recorded, missing=missing)
+        assert_same(tables_by_loader(loader, 2), expected)
 
 
 def test_many_threads_read_at_once(recorded: Path) -> None:

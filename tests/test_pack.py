@@ -244,9 +244,9 @@ def test_short_and_long_episodes_are_packed_alike(experiment: Path, tmp_path: Pa
 
 def test_an_episode_that_is_gone_is_not_left_out(experiment: Path, tmp_path: Path) -> None:
     shard(experiment, 1).unlink()
-    with pytest.raises(EpisodesGone, match=r"episodes 1.*put them back"):
+    with pytest.raises(EpisodesGone, match=r"episode 1.*put them back"):
         pack(experiment, tmp_path / "all.h5")
-    with pytest.raises(EpisodesGone, match=r"episodes 1.*put them back"):
+    with pytest.raises(EpisodesGone, match=r"episode 1.*put them back"):
         pack_shards(experiment, tmp_path / "few", 2)
     assert [path.name for path in tmp_path.iterdir()] == [experiment.name]
     merge_experiments([experiment], None, MergeOptions(forget_missing=True))

@@ -414,7 +414,7 @@ def test_merge_and_loader_name_unfinished_episodes_and_the_command(
     directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record_and_die(directory, 5)
-    told = f"unfinished: episodes 0; wait for their end, or run `shardwriter recover {directory}`"
+    told = f"unfinished: episode 0; wait for its end, or run `shardwriter recover {directory}`"
     with pytest.raises(ExperimentNotFound) as caught:
         ExperimentLoader(directory)
     assert f"{told}, and then `shardwriter merge {directory}`" in str(caught.value)
@@ -424,7 +424,7 @@ def test_merge_and_loader_name_unfinished_episodes_and_the_command(
     assert output.err == f"not merged, as {told}\n"
     assert main(["pack", str(directory), "-o", str(directory / "all.h5")]) == 0
     assert capsys.readouterr().err == f"not packed, as {told}\n"
-    with pytest.warns(ShardWarning, match="it lacks what is unfinished: episodes 0; .*recover"):
+    with pytest.warns(ShardWarning, match="it lacks what is unfinished: episode 0; .*recover"):
         loader = ExperimentLoader(directory)
     with loader, pytest.raises(EpisodeNotFound, match=r"it is unfinished: .*shardwriter recover"):
         loader.get_episode(0)
@@ -438,7 +438,7 @@ def test_the_loader_tells_of_unfinished_episodes_beside_finished_ones(
     with Recorder(directory, RecorderConfig()) as recorder, recorder.start_episode(1) as episode:
         episode.log_timestep(0, behavior={"x": 1.0})
     master = merge_experiment(directory)
-    with pytest.warns(ShardWarning, match="it lacks what is unfinished: episodes 0; .*recover"):
+    with pytest.warns(ShardWarning, match="it lacks what is unfinished: episode 0; .*recover"):
         loader = ExperimentLoader(master)
     with loader:
         assert loader.list_episodes() == [1]
@@ -446,8 +446,8 @@ def test_the_loader_tells_of_unfinished_episodes_beside_finished_ones(
         warnings.simplefilter("default")  # as in a terminal
         assert main(["plot", str(directory), "--episode=1", "-o", str(directory / "1.png")]) == 0
     assert capsys.readouterr().err == (
-        f"shardwriter: {master}: it lacks what is unfinished: episodes 0; "
-        f"wait for their end, or run `shardwriter recover {directory}`\n"
+        f"shardwriter: {master}: it lacks what is unfinished: episode 0; "
+        f"wait for its end, or run `shardwriter recover {directory}`\n"
     )
 
 

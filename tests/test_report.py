@@ -125,7 +125,7 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     directory = record(tmp_path)
     (directory / "shards" / "episode_0000.h5").unlink()
     (directory / "shards" / "episode_0009.h5.part").touch()
-    with pytest.warns(ShardWarning, match="unfinished: episodes 9"):
+    with pytest.warns(ShardWarning, match="unfinished: episode 9"):
         written = write_report(directory, episodes=[0, 2], expected=range(6))
     assert written.path == directory / "report.html"
     assert written.problems

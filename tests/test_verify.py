@@ -73,8 +73,8 @@ def test_an_unlisted_and_an_unfinished_episode_are_found(experiment: Path) -> No
     unfinished.touch()
     text = problems(experiment)
     unfinished.unlink()
-    assert "1 shards are not in it: episode_0002.h5; run `shardwriter merge" in text
-    assert "episodes 7 are unfinished" in text
+    assert "1 shard not in it: episode_0002.h5; run `shardwriter merge" in text
+    assert "unfinished: episode 7" in text
 
 
 def test_episodes_that_were_expected_are_named(experiment: Path) -> None:

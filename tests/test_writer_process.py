@@ -152,7 +152,7 @@ def test_an_episode_that_cannot_be_written_costs_no_other(tmp_path: Path) -> Non
     later.log_timestep(0, behavior={"x": 0.0})
     with pytest.raises(WriterFailed):
         exporter.close()
-    with pytest.warns(ShardWarning, match="unfinished: episodes 1;"):
+    with pytest.warns(ShardWarning, match="unfinished: episode 1;"):
         loader = ExperimentLoader(exporter.output_dir)
     with loader:
         assert loader.list_episodes() == [0, 2, 3]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from shardwriter.compiled import compiled_module
-from shardwriter.errors import ShardDamaged
+from shardwriter.errors import ShardDamaged, not_opened
 
 __all__ = ["check_heaps"]
 
@@ -50,7 +50,7 @@ def check_heaps(path: Path, *, whole: bool = False) -> None:
             spans = [(0, min(size, most)), (max(most, size - _HEAP_SEARCH), size)]
             is_endless = any(_is_endless(file.fileno(), *span) for span in spans)
     except OSError as error:
-        raise ShardDamaged(path, "structure", f"cannot be opened: {error}") from error
+        raise not_opened(path, "structure", error) from error
     if is_endless:
         problem = "expected entries of some length, in heaps side by side; got others"
         raise ShardDamaged(path, "global heap", problem)

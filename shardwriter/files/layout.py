@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from glob import escape
 from pathlib import Path
 
-from shardwriter.errors import ExperimentNotFound, ranges
+from shardwriter.errors import ExperimentNotFound, episodes_text
 
 __all__ = [
     "ATTEMPTS",
@@ -269,8 +269,9 @@ def unfinished_text(directory: Path) -> str:
     unfinished = unfinished_episodes(directory)
     if not unfinished:
         return ""
-    mend = f"wait for their end, or run `shardwriter recover {directory}`"
-    return f"unfinished: episodes {ranges(unfinished)}; {mend}"
+    whose = "its" if len(unfinished) == 1 else "their"
+    mend = f"wait for {whose} end, or run `shardwriter recover {directory}`"
+    return f"unfinished: {episodes_text(unfinished)}; {mend}"
 
 
 def unfinished_buffers(directory: Path) -> list[Path]:

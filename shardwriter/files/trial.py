@@ -18,7 +18,7 @@ from typing import cast
 import h5py
 from h5py import h5a, h5l
 
-from shardwriter.errors import ShardDamaged
+from shardwriter.errors import ShardDamaged, not_opened
 from shardwriter.files.global_heap import check_heaps
 from shardwriter.files.published import open_published
 from shardwriter.files.untrusted import DEEPEST, MOST_NODES, UNREADABLE, as_object, open_child
@@ -43,7 +43,10 @@ def outcome(path: Path, place: str) -> str:
     ShardDamaged
         The process could not do that, for a reason that may be another one than the file.
     """
-    child = Child(f"{__name__}:try_to_read")
+    try:
+        child = Child(f"{__name__}:try_to_read")
+    except OSError as error:
+        raise not_opened(path, place or "structure", error) from error
     try:
         child.link.send((path, place))
         end = time.monotonic() + _LIMIT_S + path.stat().st_size / _LEAST_BYTES_PER_S

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from shardwriter.errors import ConfigError, FieldsDiffer, MissingDependency, ranges
+from shardwriter.errors import ConfigError, FieldsDiffer, MissingDependency, episodes_text
 from shardwriter.files.layout import BEHAVIOR, REWARDS, TIMESTEPS
 from shardwriter.interop.spaces import (
     Form,
@@ -189,11 +189,7 @@ class Episodes:
             (self.shortened, "without a last observation: their last step is left out"),
             (self.cut, "neither terminated nor truncated: marked as truncated"),
         )
-        return tuple(
-            f"episode{'s' if len(ids) > 1 else ''} {ranges(ids)} {text}"
-            for ids, text in texts
-            if ids
-        )
+        return tuple(f"{episodes_text(ids)} {text}" for ids, text in texts if ids)
 
     def _buffer(self, episode: RecordedEpisode) -> Any:
         behavior = episode.get_behavior()
