@@ -17,13 +17,12 @@ from isal import isal_zlib
 from merge.describing import MEND
 from shardwriter.errors import ShardWriterError
 from shardwriter.files.column_reader import read_rows, read_value, read_whole
-from shardwriter.files.global_heap import check_heaps
 from shardwriter.files.layout import SPIKES, TABLES, TIMESTEPS
 from shardwriter.files.quick_description import describe_several
 from shardwriter.files.shard_description import ShardDescription
 from shardwriter.files.static_digest import STATIC_DIGEST, StaticObject, static_digest
 from shardwriter.files.untrusted import UNREADABLE, is_inside
-from shardwriter.files.vetting import vet
+from shardwriter.files.vetting import vetted
 
 __all__ = ["Problem", "ShardCheck", "ShardJob", "check_shards", "decode"]
 
@@ -102,12 +101,9 @@ def decode(path: Path, shards: Sequence[ShardDescription]) -> ShardCheck:
     problems: list[Problem] = []
     chunks, raw = 0, 0
     try:
-        if shards:
-            check_heaps(path, whole=True)
-        vet(path, *(shard.group for shard in shards))
-        with h5py.File(path, "r") as file:
+        with vetted(path, *(shard.group for shard in shards), whole=True) as root:
             for shard in shards:
-                deep = _Deep(file[shard.group], shard)
+                deep = _Deep(h5py.Group(root)[shard.group], shard)
                 problems += [Problem(where, text, MEND) for text in deep.problems()]
                 chunks, raw = chunks + deep.chunks, raw + deep.raw_bytes
     except (*UNREADABLE, ShardWriterError) as error:

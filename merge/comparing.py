@@ -21,14 +21,8 @@ from shardwriter.files.chunk_index import chunks_of
 from shardwriter.files.layout import EPISODES
 from shardwriter.files.shard_description import ShardDescription
 from shardwriter.files.stored_episode import StoredEpisode, is_same
-from shardwriter.files.structure import (
-    UNCERTAIN,
-    Messages,
-    StoredDataset,
-    Structure,
-    Unfamiliar,
-    are_sound,
-)
+from shardwriter.files.stored_objects import Messages, StoredDataset, is_group, stored_dataset
+from shardwriter.files.structure import UNCERTAIN, Structure, Unfamiliar, are_sound
 
 __all__ = ["Copied", "compare"]
 
@@ -202,9 +196,9 @@ class _Comparison:
         original, copy = self._original, self._copy
         attributes = original.attributes(one), copy.attributes(other)
         self._expect(_are_equal(*attributes), place, "the attributes")
-        is_group = original.is_group(one)
-        self._expect(is_group == copy.is_group(other), place, "the kind of object")
-        if not is_group:
+        has_members = is_group(one)
+        self._expect(has_members == is_group(other), place, "the kind of object")
+        if not has_members:
             self._dataset(place, one, other)
             return
         members, copies = original.links(one), copy.links(other)
@@ -214,7 +208,7 @@ class _Comparison:
             self._object(below, original.messages(address), copy.messages(copies[name]))
 
     def _dataset(self, place: str, one: Messages, other: Messages) -> None:
-        original, copy = self._original.dataset(one), self._copy.dataset(other)
+        original, copy = stored_dataset(one), stored_dataset(other)
         forms = [(each.shape, each.chunk, each.filters) for each in (original, copy)]
         self._expect(forms[0] == forms[1], place, "the shape, chunks and filters")
         if any(dict(one).get(kind) != dict(other).get(kind) for kind in _OF_VALUES):

@@ -20,14 +20,8 @@ from merge.plan import EpisodePlan
 from shardwriter.files.chunk_index import StoredChunk, chunks_of
 from shardwriter.files.encoding import AttributeTooLarge, Encoder
 from shardwriter.files.stored_episode import StoredEpisode, copied
-from shardwriter.files.structure import (
-    UNCERTAIN,
-    Messages,
-    StoredDataset,
-    Structure,
-    Unfamiliar,
-    are_sound,
-)
+from shardwriter.files.stored_objects import Messages, StoredDataset, is_group, stored_dataset
+from shardwriter.files.structure import UNCERTAIN, Structure, Unfamiliar, are_sound
 from shardwriter.files.untrusted import DEEPEST, MOST_NODES
 
 __all__ = ["EpisodeCopy", "copy_episodes"]
@@ -211,7 +205,7 @@ class EpisodeCopy:
             raise Unfamiliar
         structure = self._structure
         attributes = structure.attributes(messages)
-        if not structure.is_group(messages):
+        if not is_group(messages):
             return self._dataset(messages, attributes)
         members = {
             name.decode("utf-8", "surrogateescape"): self._object(
@@ -222,7 +216,7 @@ class EpisodeCopy:
         return _Group(attributes, members)
 
     def _dataset(self, messages: Messages, attributes: Mapping[str, Any]) -> _Dataset:
-        stored = self._structure.dataset(messages)
+        stored = stored_dataset(messages)
         chunks: list[StoredChunk | None] = []
         texts = None
         if stored.chunk:

@@ -13,7 +13,9 @@ from typing import Any
 from h5py import h5d, h5g
 
 from shardwriter.files.encoding import encoded, mapping
+from shardwriter.files.global_heap import check_heaps
 from shardwriter.files.layout import EPISODES, TIMESTEPS, episode_group
+from shardwriter.files.stored_objects import is_group, stored_dataset
 from shardwriter.files.structure import UNCERTAIN, Structure, Unfamiliar, are_sound
 from shardwriter.files.untrusted import DEEPEST, MOST_NODES, entries, open_child, opened
 
@@ -66,7 +68,7 @@ def _is_as_written(structure: Structure, groups: dict[bytes, int], row: dict[str
 
 def _shows(structure: Structure, address: int, source: bytes, place: bytes, depth: int) -> bool:
     messages = structure.messages(address)
-    if structure.is_group(messages):
+    if is_group(messages):
         if depth > DEEPEST:
             raise Unfamiliar
         return all(
@@ -77,7 +79,7 @@ def _shows(structure: Structure, address: int, source: bytes, place: bytes, dept
     if shown is not None:
         return shown[:-4] == mapping(source, place)
     is_timesteps = place.endswith(b"/" + TIMESTEPS.encode())
-    return not is_timesteps or structure.dataset(messages).shape == (0,)
+    return not is_timesteps or stored_dataset(messages).shape == (0,)
 
 
 # -- by HDF5 ------------------------------------------------------------------------------------
@@ -85,6 +87,7 @@ def _shows(structure: Structure, address: int, source: bytes, place: bytes, dept
 
 def _by_hdf5(path: Path, rows: list[dict[str, Any]]) -> list[str]:
     found: list[str] = []
+    check_heaps(path, whole=True)
     with opened(path) as root:
         if EPISODES.encode() not in entries(path, root):
             return [f"expected a group {EPISODES}"]

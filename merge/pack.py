@@ -48,8 +48,8 @@ from shardwriter.files.publication import publish
 from shardwriter.files.refusal import completed, named_refusals
 from shardwriter.files.shard import create
 from shardwriter.files.shard_description import ShardDescription
-from shardwriter.files.untrusted import check_tree, entries, opened, read_attributes_of
-from shardwriter.files.vetting import Vetter, vet
+from shardwriter.files.untrusted import check_tree, entries, read_attributes_of
+from shardwriter.files.vetting import Vetter, vetted
 from shardwriter.progress import Bar, progress_bar
 from shardwriter.system.locks import locked
 
@@ -267,8 +267,7 @@ def _write_pack(
         if left:
             with open_master(path, "r+") as file:
                 for each in left:
-                    vet(each.shard.path, each.shard.group)
-                    with opened(each.shard.path) as source:
+                    with vetted(each.shard.path, each.shard.group) as source:
                         name = os.path.basename(each.group)
                         copies.append(_copied(source, each.shard, file[EPISODES].id, name))
                     bar.update()
@@ -287,8 +286,7 @@ def _packed(each: EpisodePlan) -> EpisodePlan:
 
 
 def _copy_root(path: Path, writer: MasterWriter, target: h5g.GroupID) -> None:
-    vet(path, "")
-    with opened(path) as source:
+    with vetted(path, "") as source:
         writer.attributes(target, read_attributes_of(path, source))
         check_tree(path, source)
         for key in entries(path, source):
@@ -318,8 +316,7 @@ def _unpack_own_files(path: Path, target: Path) -> None:
     root = target / EXPERIMENT
     root.mkdir()
     vetter = Vetter(path)
-    vetter.check(INDEX)
-    with opened(path) as source:
+    with vetter.opened() as source:
         attributes = read_attributes_of(path, source)
         for name in ("format", "format_version", "episode_count", "uuid"):
             attributes.pop(name, None)
@@ -369,7 +366,7 @@ def _unpack_episodes(
     seen: set[str] = set()
     shards = describe_all([path], 1)
     vetter = Vetter(path)
-    with opened(path) as source:
+    with vetter.opened() as source:
         for shard in shards:
             vetter.check(shard.group)
             paths = EpisodePaths(target, shard.episode)

@@ -20,9 +20,10 @@ from shardwriter.errors import (
     ShardDamaged,
     ShardWriterError,
     counted,
-    ranges,
+    episodes_text,
 )
 from shardwriter.files.column_reader import read_whole
+from shardwriter.files.episode_index import lacking_fields
 from shardwriter.files.layout import (
     INDEX,
     MASTER,
@@ -30,7 +31,6 @@ from shardwriter.files.layout import (
     episode_shards,
     unfinished_episodes,
 )
-from shardwriter.files.schema import INDEX_DTYPE
 from shardwriter.files.shard_description import check_format
 from shardwriter.files.untrusted import (
     as_object,
@@ -38,10 +38,9 @@ from shardwriter.files.untrusted import (
     check_memory,
     entries,
     open_child,
-    opened,
     read_attributes_of,
 )
-from shardwriter.files.vetting import vet
+from shardwriter.files.vetting import vetted
 from shardwriter.progress import progress_bar
 
 __all__ = ["VerifyReport", "verify"]
@@ -199,12 +198,12 @@ class _Verification:
         if others and has_master:
             names = ", ".join(path.name for path in others[:5]) + (", …" if len(others) > 5 else "")
             mend = f"run `shardwriter merge {directory}`"
-            text = f"{len(others)} shards are not in it: {names}"
+            text = f"{counted(len(others), 'shard')} not in it: {names}"
             self._problems.append(Problem(str(self._master), text, mend))
         unfinished = unfinished_episodes(directory)
         if unfinished:
             mend = f"wait for its end, or run `shardwriter recover {directory}`"
-            text = f"episodes {ranges(unfinished)} are unfinished"
+            text = f"unfinished: {episodes_text(unfinished)}"
             self._problems.append(Problem(str(directory), text, mend))
         return [ShardJob(path, self._root, (), self._deep) for path in others]
 
@@ -241,7 +240,7 @@ class _Verification:
         missing = [episode for episode in expected if episode not in self._ids]
         if missing:
             mend = "run `shardwriter recover`, or record them"
-            text = f"expected episodes {ranges(missing)}, got none"
+            text = f"expected {episodes_text(missing)}, got none"
             self._problems.append(Problem(str(self._master), text, mend))
 
     def report(self, path: Path) -> VerifyReport:
@@ -267,8 +266,7 @@ def read_index(path: Path) -> list[dict[str, Any]] | None:
     FormatError, ShardDamaged
         The file is none, or cannot be read.
     """
-    vet(path, INDEX)
-    with opened(path) as root:
+    with vetted(path, INDEX) as root:
         check_format(path, read_attributes_of(path, root))
         names = entries(path, root)
         if INDEX.encode() not in names:
@@ -279,8 +277,9 @@ def read_index(path: Path) -> list[dict[str, Any]] | None:
         check_filters(path, node, node.get_create_plist())
         dataset = as_object(node)
         check_memory(path, INDEX, dataset.nbytes)
-        if set(INDEX_DTYPE.names or ()) - set(dataset.dtype.names or ()):
-            raise ShardDamaged(path, INDEX, "expected other fields")
+        lacking = lacking_fields(dataset.dtype)
+        if lacking:
+            raise ShardDamaged(path, INDEX, f"expected fields {', '.join(lacking)}")
         values = read_whole(dataset)
         texts = {name for name in values.dtype.names if values.dtype[name].kind == "S"}
         return [

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from shardwriter.errors import BufferDamaged
+from shardwriter.errors import BufferDamaged, ShardWriterError
 from shardwriter.files.buffer import Buffer, TableSlots
 from shardwriter.files.layout import (
     EVENTS,
@@ -27,6 +27,8 @@ from shardwriter.files.layout import (
     unfinished_episodes,
 )
 from shardwriter.files.run_note import RunNote, read_notes
+from shardwriter.files.untrusted import check_links
+from shardwriter.files.vetting import vet
 from shardwriter.recovery.abandoned import owner
 from shardwriter.system.process import Identity
 
@@ -298,8 +300,10 @@ def _finished(path: Path, episode: int, known: _Shard | None) -> _Shard | None:
     if known is not None and (known.size, known.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
         return known
     try:
+        vet(path, episode_group(episode))
         with h5py.File(path, locking=False) as file:
             group = file[episode_group(episode)]
+            check_links(path, group.id)
             tables = [group[name] for name in TABLES if name in group]
             tables += list(group[EVENTS].values()) if EVENTS in group else []
             columns = [column for table in tables for column in table.values()]
@@ -307,6 +311,6 @@ def _finished(path: Path, episode: int, known: _Shard | None) -> _Shard | None:
             status = group.attrs["status"]
             text = status.decode() if isinstance(status, bytes | np.bytes_) else str(status)
             content = (text, rows, sum(int(column.nbytes) for column in columns))
-    except (OSError, KeyError, TypeError, AttributeError):
+    except (ShardWriterError, OSError, KeyError, TypeError, AttributeError):
         content = ("unreadable", 0, 0)
     return _Shard(stat.st_size, stat.st_mtime_ns, *content)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from shardwriter.files.chunk_index import chunks_of
 from shardwriter.files.lookup3 import lookup3
+from shardwriter.files.stored_objects import is_group, stored_dataset
 from shardwriter.files.structure import UNCERTAIN, Structure
 
 Span = tuple[int, int]  # of a block: where it starts, and where its checksum does
@@ -43,11 +44,11 @@ def spans(path: Path) -> list[Span]:
         for address in seen:  # grows while it is gone through
             messages = structure.messages(address)
             structure.attributes(messages)
-            if structure.is_group(messages):
+            if is_group(messages):
                 seen += [each for each in structure.links(messages).values() if each not in seen]
                 continue
             with suppress(*UNCERTAIN):  # a virtual dataset, or another index
-                dataset = structure.dataset(messages)
+                dataset = stored_dataset(messages)
                 if dataset.chunk:
                     chunks_of(structure, dataset, -(-dataset.shape[0] // dataset.chunk[0]))
         blocks = dict.fromkeys(structure.checksummed)

@@ -5,7 +5,8 @@ from pathlib import Path
 import h5py
 import pytest
 
-from shardwriter.files.chunk_index import StoredChunk, check_index, chunks_of, most_chunks
+from shardwriter.files.chunk_index import StoredChunk, chunks_of, most_chunks
+from shardwriter.files.stored_objects import stored_dataset
 from shardwriter.files.structure import Structure, Unfamiliar, are_sound
 
 
@@ -22,7 +23,7 @@ def _write(path: Path, count: int, written: list[int], most: int | None) -> None
 def _found(structure: Structure, name: str, count: int) -> list[StoredChunk | None]:
     messages = structure.find(name)
     assert messages is not None
-    return chunks_of(structure, structure.dataset(messages), count)
+    return chunks_of(structure, stored_dataset(messages), count)
 
 
 @pytest.mark.parametrize(
@@ -65,8 +66,8 @@ def _check(path: Path, count: int, written: list[int]) -> None:
                 assert found[i] == (info.byte_offset, info.size, info.filter_mask)
             messages = structure.find(name)
             assert messages is not None
-            dataset = structure.dataset(messages)
-            check_index(structure, dataset)
+            dataset = stored_dataset(messages)
+            most_chunks(structure, dataset)
             assert most_chunks(structure, dataset) in (len(written), written[-1] + 1)
         assert are_sound([structure]) == [True]
 

@@ -13,6 +13,7 @@ from shardwriter.errors import ShardDamaged
 from shardwriter.files.chunk_index import chunks_of
 from shardwriter.files.quick_description import describe_several
 from shardwriter.files.shard_description import describe
+from shardwriter.files.stored_objects import stored_dataset
 from shardwriter.files.structure import Structure, Unfamiliar, are_sound
 
 
@@ -90,7 +91,7 @@ def test_chunks_are_where_hdf5_says(tmp_path: Path, count: int) -> None:
                 dataset[10 * i : 10 * i + 10] = i
     with h5py.File(path) as file, Structure(path) as structure:
         for name, address in structure.links(structure.messages(structure.root)).items():
-            stored = structure.dataset(structure.messages(address))
+            stored = stored_dataset(structure.messages(address))
             found = chunks_of(structure, stored, count)
             assert [i for i in range(count) if found[i] is not None] == written
             for i in written:
@@ -109,4 +110,4 @@ def test_a_float_that_numpy_only_has_in_a_larger_size_is_unfamiliar(tmp_path: Pa
         found = structure.find("odd")
         assert found is not None
         with pytest.raises(Unfamiliar):
-            structure.dataset(found)
+            stored_dataset(found)

@@ -24,6 +24,7 @@ from shardwriter.files import stored_episode, trial, vetting
 from shardwriter.files.chunk_index import chunks_of
 from shardwriter.files.layout import MASTER
 from shardwriter.files.stored_episode import is_known
+from shardwriter.files.stored_objects import stored_dataset
 from shardwriter.files.structure import UNCERTAIN, Structure
 from shardwriter.files.untrusted import check_path
 from shardwriter.files.vetting import Vetter, _Walk, vet
@@ -211,7 +212,7 @@ def test_many_values_are_found_in_two_levels_of_a_tree(long: Path) -> None:
         assert sorted(names) == sorted(b"key %d" % i for i in range(130))
         column = structure.find(f"{GROUP}/rewards/values")
         assert column is not None
-        dataset = structure.dataset(column)
+        dataset = stored_dataset(column)
         assert None not in chunks_of(structure, dataset, -(-dataset.shape[0] // dataset.chunk[0]))
     with ExperimentLoader(long) as loader:
         assert loader.get_episode(1).get_static_data("maze")["deep"]["key 129"] == 129

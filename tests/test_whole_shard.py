@@ -9,6 +9,7 @@ import pytest
 
 from shardwriter import DataExporter
 from shardwriter.files.shard_description import describe
+from shardwriter.files.stored_objects import stored_dataset
 from shardwriter.files.structure import Structure
 from shardwriter.files.whole_shard import Unsuitable, WholeShard
 from shardwriter.recording.episode import Episode
@@ -130,7 +131,7 @@ def test_a_column_is_one_chunk_without_an_index(tmp_path: Path) -> None:
     with Structure(path) as structure:
         messages = structure.find("episodes/episode_0003/neural_states/v")
         assert messages is not None
-        column = structure.dataset(messages)
+        column = stored_dataset(messages)
     assert column.chunk == column.shape == (30, 100)
     assert column.index[:2] == b"\x02\x01"
 

@@ -6,12 +6,13 @@ Invariant: the shard is believed before any process.
 import time
 from pathlib import Path
 
+import h5py
+
 from shardwriter.engines.result import EpisodeResult
 from shardwriter.files.column_reader import read_value
 from shardwriter.files.groups import read_attributes, read_tree
 from shardwriter.files.layout import SUMMARY, EpisodePaths, episode_group
-from shardwriter.files.published import published_file
-from shardwriter.files.vetting import vet
+from shardwriter.files.vetting import vetted
 from shardwriter.recovery import RecoveredEpisode, recover_episode
 
 __all__ = ["has_begun", "recovered_result", "sealed_result"]
@@ -34,9 +35,9 @@ def sealed_result(episode: int, shard: Path, error: str) -> EpisodeResult:
 
     An ended episode was only waiting to be sealed when its worker died.
     """
-    vet(shard, episode_group(episode))
-    with published_file(shard) as file:
-        group = file[episode_group(episode)]
+    place = episode_group(episode)
+    with vetted(shard, place) as root:
+        group = h5py.Group(root)[place]
         known = read_attributes(group)
         summary = read_tree(group[SUMMARY], read_value) if SUMMARY in group else None
     status, own = str(known["status"]), known.get("error")

@@ -9,9 +9,11 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
-from shardwriter.files.structure import StoredDataset, Structure, Unfamiliar
+from shardwriter.files.dense_storage import cut
+from shardwriter.files.stored_objects import StoredDataset
+from shardwriter.files.structure import Structure, Unfamiliar
 
-__all__ = ["StoredChunk", "check_index", "chunks_of", "most_chunks"]
+__all__ = ["StoredChunk", "chunks_of", "most_chunks"]
 
 StoredChunk: TypeAlias = tuple[int, int, int]  # address, bytes, mask of filters that it skips
 
@@ -90,7 +92,7 @@ def _fixed_elements(structure: Structure, dataset: StoredDataset, count: int) ->
     if pages:
         is_written = _bits(block[14 : 14 + marks])[:pages]
         return _paged(structure, place + len(block), most, width, is_written)[:count]
-    return _cut(block[14 : 14 + count * width], width)
+    return cut(block[14 : 14 + count * width], width)
 
 
 def _paged(
@@ -104,7 +106,7 @@ def _paged(
         if mark:
             page = structure.read(address, size)
             structure.checksummed.append(page)
-            found += _cut(page[:-4], width)
+            found += cut(page[:-4], width)
         else:
             found += [b"\xff" * width] * length
         address += size
@@ -115,17 +117,14 @@ def _bits(data: bytes) -> list[bool]:
     return [bool(byte & 0x80 >> i) for byte in data for i in range(8)]
 
 
-def _cut(data: bytes, width: int) -> list[bytes]:
-    return [data[i : i + width] for i in range(0, len(data), width)]
-
-
-def check_index(structure: Structure, dataset: StoredDataset) -> None:
-    """Raise Unfamiliar unless HDF5 can read a dataset's index of chunks."""
-    most_chunks(structure, dataset)  # to count them is to go through all that is checked
-
-
 def most_chunks(structure: Structure, dataset: StoredDataset) -> int:
-    """Return how many chunks of a dataset have been written at most; see ``check_index``."""
+    """Return how many chunks of a dataset have been written at most.
+
+    Raises
+    ------
+    Unfamiliar
+        Something is in the index that HDF5 may not survive.
+    """
     grid = zip(dataset.shape, dataset.chunk, strict=True)
     count = math.prod(-(-length // chunk) for length, chunk in grid)
     if dataset.address < 0:
@@ -203,7 +202,7 @@ class _ExtensibleArray:
         pointers = direct + max(0, self._supers - first_super)
         start = 14 + self._inline * self._width
         block = self._read(self._index, b"EAIB", start + 8 * pointers)
-        yield _cut(block[14:start], self._width)
+        yield cut(block[14:start], self._width)
         addresses = struct.unpack_from(f"<{pointers}Q", block, start)
         sizes = [
             (self._least << (i + 1) // 2, 1 << i // 2) for i in range(self._supers)
@@ -233,7 +232,7 @@ class _ExtensibleArray:
         start = 14 + self._offset_bytes
         if not is_written:
             block = self._read(address, b"EADB", start + size * self._width)
-            return _cut(block[start:-4], self._width)
+            return cut(block[start:-4], self._width)
         head = self._read(address, b"EADB", start)
         return _paged(self._structure, address + len(head), size, self._width, is_written)
 

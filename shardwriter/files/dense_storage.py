@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import TypeAlias
 
-__all__ = ["Unfamiliar", "dense_messages"]
+__all__ = ["Unfamiliar", "cut", "dense_messages"]
 
 _NOWHERE = 2**64 - 1
 _DEEPEST = 8  # levels of a tree above its leaves
@@ -111,14 +111,15 @@ def _node(
         raise Unfamiliar
     checked(node)
     children: list[_Place] = []
-    for child in _cut(node[end:-4], child_bytes) if widths else ():
+    for child in cut(node[end:-4], child_bytes) if widths else ():
         where, records = struct.unpack_from("<QB", child)
         total = int.from_bytes(child[9:], "little") if widths[-1] else records
         children.append((where, records, total))
-    return _cut(node[6:end], record_bytes), children
+    return cut(node[6:end], record_bytes), children
 
 
-def _cut(data: bytes, size: int) -> list[bytes]:
+def cut(data: bytes, size: int) -> list[bytes]:
+    """Return bytes in pieces of equal size."""
     return [data[i : i + size] for i in range(0, len(data), size)]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from shardwriter.files.layout import EVENTS, TABLES
 from shardwriter.files.schema import INDEX_DTYPE
 
-__all__ = ["index_array", "index_dtype", "index_row"]
+__all__ = ["index_array", "index_dtype", "index_row", "lacking_fields"]
 
 
 def index_dtype(names: Sequence[str]) -> np.dtype[Any]:
@@ -23,6 +23,16 @@ def index_dtype(names: Sequence[str]) -> np.dtype[Any]:
         for name in INDEX_DTYPE.names or ()
     ]
     return np.dtype(fields)
+
+
+def lacking_fields(dtype: np.dtype[Any]) -> list[str]:
+    """Return the fields that a dataset of this dtype lacks, or has of another kind, as an index."""
+    there = dtype.names or ()
+    return [
+        name
+        for name in INDEX_DTYPE.names or ()
+        if name not in there or dtype[name].kind != INDEX_DTYPE[name].kind
+    ]
 
 
 def index_array(rows: Iterable[tuple[object, ...]], names: Sequence[str]) -> np.ndarray[Any, Any]:

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import h5py
 
-from shardwriter.errors import ConfigError, ExperimentNotFound
+from shardwriter.errors import ConfigError, ExperimentNotFound, ShardDamaged
 from shardwriter.files.groups import plain, read_attributes, write_attributes, write_tree
 from shardwriter.files.journal import sync_directory
 from shardwriter.files.layout import (
@@ -27,6 +27,7 @@ from shardwriter.files.layout import (
 )
 from shardwriter.files.refusal import hdf5_to_write, named_refusals
 from shardwriter.files.tree import TreeError, flatten
+from shardwriter.files.vetting import vetted
 from shardwriter.system.process import Identity
 
 __all__ = [
@@ -61,10 +62,10 @@ class ExperimentFiles:
         attributes = directory / EXPERIMENT / f"{ATTRIBUTES}.h5"
         try:
             content = _config_json(directory)
-            with h5py.File(attributes, "r") as file:
-                known = read_attributes(file)
+            with vetted(attributes, "") as root:
+                known = read_attributes(h5py.Group(root))
             return ExperimentFiles(directory), content["recorder"], known
-        except (OSError, ValueError, KeyError) as error:
+        except (ShardDamaged, OSError, ValueError, KeyError) as error:
             expected = f"an experiment with {CONFIG_JSON} and {attributes.relative_to(directory)}"
             advice = "give the directory that a DataExporter made"
             raise ExperimentNotFound(directory, expected, advice) from error

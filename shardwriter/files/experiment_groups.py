@@ -13,11 +13,17 @@ import h5py
 
 from shardwriter.errors import ConfigError, ExperimentNotFound, ShardDamaged, ShardOutside
 from shardwriter.files.column_reader import read_value
-from shardwriter.files.global_heap import check_heaps
 from shardwriter.files.groups import read_attributes, read_tree
 from shardwriter.files.layout import ATTRIBUTES, CHECKPOINTS, EXPERIMENT
-from shardwriter.files.untrusted import check_path, check_tree, is_inside, readable
-from shardwriter.files.vetting import Vetter, vet
+from shardwriter.files.untrusted import (
+    check_path,
+    check_tree,
+    file_of,
+    is_inside,
+    is_there,
+    readable,
+)
+from shardwriter.files.vetting import Vetter, vetted
 
 __all__ = ["ExperimentGroups", "OwnFiles", "OwnGroups"]
 
@@ -69,9 +75,8 @@ class OwnGroups:
         file = self._opened()
         with readable(self._path, name):
             self._vetter.check(name)
-            if name not in file:
+            if not is_there(self._path, file.id, name):
                 return {}
-            check_path(self._path, file.id, name)
             return read_attributes(file[name])
 
     def tree(self, name: str, part: str = "") -> Any:
@@ -80,9 +85,8 @@ class OwnGroups:
         file = self._opened()
         with readable(self._path, name):
             self._vetter.check(name)
-            if name not in file:
+            if not is_there(self._path, file.id, name):
                 return {}
-            check_path(self._path, file.id, name)
             check_tree(self._path, file[name].id, may_be_virtual=True)
             return read_tree(file[name], self._value)
 
@@ -91,7 +95,8 @@ class OwnGroups:
         file = self._opened()
         with readable(self._path, CHECKPOINTS):
             self._vetter.check(CHECKPOINTS)
-            return list(file[CHECKPOINTS]) if CHECKPOINTS in file else []
+            is_any = is_there(self._path, file.id, CHECKPOINTS)
+            return list(file[CHECKPOINTS]) if is_any else []
 
     def _opened(self) -> h5py.File:
         """Return the master; a closed one would say of every name that it is not there."""
@@ -137,16 +142,16 @@ class OwnFiles:
 
     def attributes(self, name: str) -> dict[str, Any]:
         """Return the attributes of a group, ``{}`` for none."""
-        with self._opened(name) as file:
-            return {} if file is None else read_attributes(file)
+        with self._opened(name) as root:
+            return {} if root is None else read_attributes(root)
 
     def tree(self, name: str, part: str = "") -> Any:
         """Return the nested values of a group, or of a part of it, ``{}`` for none."""
-        with self._opened(name) as file:
-            if file is None:
+        with self._opened(name) as root:
+            if root is None:
                 return {}
-            check_tree(Path(file.filename), file["/"].id)
-            return {} if part and part not in file else read_tree(file[part or "/"], read_value)
+            check_tree(file_of(root), root.id)
+            return {} if part and part not in root else read_tree(root[part or "/"], read_value)
 
     def checkpoints(self) -> list[str]:
         """Return the names of the checkpoints."""
@@ -154,28 +159,20 @@ class OwnFiles:
         return sorted(path.stem for path in found if not path.name.startswith("."))
 
     @contextmanager
-    def _opened(self, name: str) -> Iterator[h5py.File | None]:
+    def _opened(self, name: str) -> Iterator[h5py.Group | None]:
         path = self._folder / f"{name}.h5"
         if not path.is_file():
             yield None
             return
-        with readable(path):
-            check_heaps(path)
-            vet(path, "")
-            with h5py.File(path, "r") as file:
-                yield file
+        with vetted(path, "") as root:
+            yield h5py.Group(root)
 
 
 def _source_value(path: Path, place: str, dataset: h5py.Dataset) -> Any:
-    check_heaps(path)
-    vet(path, place)
-    try:
-        with h5py.File(path, "r") as file:
-            check_path(path, file.id, place)
-            check_tree(path, file[place].id)
-            source = file[place]
-            if source.shape != dataset.shape or source.dtype != dataset.dtype:
-                raise ShardDamaged(path, place, f"expected {dataset.dtype} {dataset.shape}")
-            return read_value(source)
-    except (OSError, KeyError, RuntimeError) as error:
-        raise ShardDamaged(path, place, f"cannot be read: {error}") from error
+    with vetted(path, place) as root, readable(path, place):
+        check_path(path, root, place)
+        source = h5py.Group(root)[place]
+        check_tree(path, source.id)
+        if source.shape != dataset.shape or source.dtype != dataset.dtype:
+            raise ShardDamaged(path, place, f"expected {dataset.dtype} {dataset.shape}")
+        return read_value(source)

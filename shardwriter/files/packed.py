@@ -6,11 +6,12 @@ Invariant: what a pack holds is finished; nothing is ever added to one.
 from contextlib import suppress
 from pathlib import Path
 
-from shardwriter.errors import ShardDamaged
+import h5py
+
 from shardwriter.files.layout import EPISODES, group_id, packed_shards
-from shardwriter.files.published import published_file
 from shardwriter.files.structure import UNCERTAIN, Structure, are_sound
-from shardwriter.files.vetting import vet
+from shardwriter.files.untrusted import readable
+from shardwriter.files.vetting import vetted
 
 __all__ = ["packed_episodes"]
 
@@ -25,20 +26,18 @@ def packed_episodes(directory: Path) -> dict[int, Path]:
     """
     found: dict[int, Path] = {}
     for path in packed_shards(directory):
-        try:
+        with readable(path):
             found |= {group_id(name): path for name in _names(path)}
-        except (OSError, KeyError, RuntimeError, ValueError) as error:
-            raise ShardDamaged(path, "structure", f"not a readable shard: {error}") from error
     return found
 
 
 def _names(path: Path) -> list[str]:
     """Return the names of a pack's episodes."""
     with suppress(*UNCERTAIN), Structure(path, is_read_whole=False) as structure:
-        place = structure.links(structure.messages(structure.root))[EPISODES.encode()]
-        names = [name.decode() for name in structure.links(structure.messages(place))]
-        if are_sound([structure]) == [True]:
-            return names
-    vet(path, "")
-    with published_file(path) as file:
-        return list(file[EPISODES])
+        messages = structure.find(EPISODES)
+        if messages is not None:
+            names = [name.decode() for name in structure.links(messages)]
+            if are_sound([structure]) == [True]:
+                return names
+    with vetted(path, "") as root:
+        return list(h5py.Group(root)[EPISODES])

@@ -12,7 +12,8 @@ import numpy as np
 
 from shardwriter.files.chunk_index import chunks_of
 from shardwriter.files.column_reader import decoder
-from shardwriter.files.structure import UNCERTAIN, StoredDataset, Structure, Unfamiliar, are_sound
+from shardwriter.files.stored_objects import StoredDataset, is_group, stored_dataset
+from shardwriter.files.structure import UNCERTAIN, Structure, Unfamiliar, are_sound
 from shardwriter.files.untrusted import is_safe_chunk
 
 __all__ = ["QuickColumns", "Read"]
@@ -82,9 +83,9 @@ class QuickColumns:
 
 def _column(structure: Structure, place: str) -> StoredDataset:
     messages = structure.find(place)
-    if messages is None or structure.is_group(messages):
+    if messages is None or is_group(messages):
         raise Unfamiliar
-    column = structure.dataset(messages)
+    column = stored_dataset(messages)
     if not column.chunk or column.chunk[1:] != column.shape[1:]:
         raise Unfamiliar
     if not is_safe_chunk(column.dtype, column.chunk):

@@ -7,12 +7,12 @@ those this package writes, or unsound, is left to that, and so are the errors.
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from shardwriter.errors import ShardWriterError
-from shardwriter.files.chunk_index import check_index, most_chunks
+from shardwriter.files.chunk_index import most_chunks
 from shardwriter.files.layout import EPISODES, EVENTS, TABLES, TIMESTEPS
 from shardwriter.files.shard_description import (
     COPIED_BYTES,
@@ -28,20 +28,15 @@ from shardwriter.files.shard_description import (
     interned,
 )
 from shardwriter.files.stored_episode import group, outline
-from shardwriter.files.structure import (
-    UNCERTAIN,
-    Messages,
-    StoredDataset,
-    Structure,
-    Unfamiliar,
-    are_sound,
-)
+from shardwriter.files.stored_objects import Messages, StoredDataset, is_group, stored_dataset
+from shardwriter.files.structure import UNCERTAIN, Structure, Unfamiliar, are_sound
 from shardwriter.files.untrusted import DEEPEST, MOST_NODES, is_at_hand, is_safe_chunk
 from shardwriter.files.vetting import vet
 
 __all__ = ["describe_quickly", "describe_several", "describe_vetted", "described"]
 
 Described = list[ShardDescription]
+_Group: TypeAlias = tuple[dict[str, Any], dict[bytes, int]]  # its attributes and members
 
 _MOST_TABLES = 1024
 _tables: dict[bytes, TableDescription] = {}  # by their outlines; the rows are of one of them
@@ -136,17 +131,20 @@ class _File:
             address,
         )
 
-    def _group(self, address: int) -> tuple[dict[str, Any], dict[bytes, int]]:
-        """Return a group's attributes and members."""
-        structure = self._structure
-        known = group(structure, address)
-        if known is not None:
-            members, attributes = known
-            return structure.decoded(attributes), dict(sorted(members.items()))
-        messages = structure.messages(address)
-        if not structure.is_group(messages):
+    def _group(self, address: int) -> _Group:
+        return self._known_group(address) or self._read_group(self._structure.messages(address))
+
+    def _known_group(self, address: int) -> _Group | None:
+        found = group(self._structure, address)
+        if found is None:
+            return None
+        members, attributes = found
+        return self._structure.decoded(attributes), dict(sorted(members.items()))
+
+    def _read_group(self, messages: Messages) -> _Group:
+        if not is_group(messages):
             raise Unfamiliar
-        return structure.attributes(messages), structure.links(messages)
+        return self._structure.attributes(messages), self._structure.links(messages)
 
     def _counted(self, members: Mapping[bytes, int]) -> Iterator[tuple[str, int]]:
         for name, address in members.items():
@@ -195,9 +193,9 @@ class _File:
         return TableDescription(lengths.pop(), interned(tuple(columns)), attributes)
 
     def _column(self, header: Messages) -> StoredDataset:
-        if self._structure.is_group(header):
+        if is_group(header):
             raise Unfamiliar
-        column = self._structure.dataset(header)
+        column = stored_dataset(header)
         if not column.chunk or not column.shape or not is_safe_chunk(column.dtype, column.chunk):
             raise Unfamiliar
         if not all(is_at_hand(number) for number in column.filters):
@@ -207,28 +205,31 @@ class _File:
     def _tree(self, place: str, address: int, depth: int) -> Iterator[StaticNode]:
         if depth > DEEPEST:
             raise Unfamiliar
-        structure = self._structure
-        messages = structure.messages(address)
-        if structure.is_group(messages):
-            attributes, members = self._group(address)
+        known = self._known_group(address)
+        messages = [] if known else self._structure.messages(address)
+        if known or is_group(messages):
+            attributes, members = known or self._read_group(messages)
             yield StaticNode(place, attributes)
             for name, below in self._counted(members):
                 yield from self._tree(f"{place}/{name}", below, depth + 1)
-            return
+        else:
+            yield self._array(place, messages)
+
+    def _array(self, place: str, messages: Messages) -> StaticNode:
+        structure = self._structure
         attributes = structure.attributes(messages)
-        node = structure.dataset(messages)
+        node = stored_dataset(messages)
         if not all(is_at_hand(number) for number in node.filters):
             raise Unfamiliar
         if node.dtype is not None and node.dtype.names:
             raise Unfamiliar
         if node.chunk:
-            check_index(structure, node)
+            most_chunks(structure, node)  # to count them is to go through all of it
         if node.dtype is not None and node.nbytes > COPIED_BYTES:
-            yield StaticNode(place, attributes, None, node.shape, node.dtype)
-            return
+            return StaticNode(place, attributes, None, node.shape, node.dtype)
         if node.chunk:  # compressed: HDF5 knows how
             raise Unfamiliar
-        yield StaticNode(place, attributes, self._value(node), node.shape, node.dtype)
+        return StaticNode(place, attributes, self._value(node), node.shape, node.dtype)
 
     def _value(self, node: StoredDataset) -> "np.ndarray[Any, Any]":
         """Return a small array that lies in the file as it is."""

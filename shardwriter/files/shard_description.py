@@ -17,6 +17,7 @@ from h5py import h5a, h5d, h5g, h5o
 
 from shardwriter.errors import FormatError, ShardDamaged
 from shardwriter.files.column_reader import read_value
+from shardwriter.files.global_heap import check_heaps
 from shardwriter.files.layout import (
     EPISODES,
     EVENTS,
@@ -140,6 +141,7 @@ def describe(path: Path) -> list[ShardDescription]:
         stat = path.stat()
     except OSError as error:
         raise ShardDamaged(path, "file", f"cannot be read: {error}") from error
+    check_heaps(path)
     with opened(path) as root:
         attributes = read_attributes_of(path, root)
         check_format(path, attributes)

@@ -10,22 +10,30 @@ import math
 import os
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from shardwriter.files.dense_storage import Unfamiliar, dense_messages
 from shardwriter.files.lookup3 import lookup3_of_many
-from shardwriter.files.stored_types import dtype_of
+from shardwriter.files.stored_objects import (
+    ATTRIBUTE,
+    ATTRIBUTE_INFO,
+    CONTINUATION,
+    LAYOUT,
+    LINK,
+    LINK_INFO,
+    SYMBOL_TABLE,
+    UNDEFINED,
+    Messages,
+    attribute_form,
+    is_group,
+)
 from shardwriter.files.symbol_table import HEAD, HEADER_BYTES, members
 
 __all__ = [
     "UNCERTAIN",
-    "Messages",
-    "StoredDataset",
     "Structure",
     "Unfamiliar",
     "are_sound",
@@ -44,60 +52,16 @@ UNCERTAIN = (
     struct.error,
 )
 
-Messages: TypeAlias = list[tuple[int, bytes]]
-
-_UNDEFINED = b"\xff" * 8
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_DATASPACE, _LINK_INFO, _DATATYPE, _FILL, _LINK = 0x01, 0x02, 0x03, 0x05, 0x06
-_EXTERNAL, _LAYOUT, _FILTERS, _ATTRIBUTE = 0x07, 0x08, 0x0B, 0x0C
-_CONTINUATION, _SYMBOL_TABLE, _ATTRIBUTE_INFO = 0x10, 0x11, 0x15
-_OF_GROUPS = {_LINK_INFO, _LINK, 0x0A, _ATTRIBUTE, _ATTRIBUTE_INFO}
-_OF_DATASETS = {_DATASPACE, _DATATYPE, _FILL, _LAYOUT, _FILTERS, _ATTRIBUTE, _ATTRIBUTE_INFO}
-_CONTIGUOUS, _CHUNKED = 1, 2
 _MOST_BLOCKS = 256  # of one header
 _MOST_BYTES = 64 << 20  # of one thing that is read
 _WHOLE_BYTES = 1 << 20  # smaller files are read at once
 _FIRST_BYTES = 512  # of a header, as most have fewer
-_REFERENCE_BYTES = 16  # to a text
 
 _message = struct.Struct("<BHB").unpack_from
-_attribute = struct.Struct("<BBHHH").unpack_from
 _heap_entry = struct.Struct("<HH4xQ").unpack_from
 _heap_reference = struct.Struct("<IQI").unpack_from
 _word = struct.Struct("<Q").unpack_from
-
-
-@dataclass(frozen=True, slots=True)
-class StoredDataset:
-    """A dataset as its header describes it.
-
-    ``dtype`` is None for text of variable length. ``chunk`` is the chunk's shape, () where the
-    dataset has none; ``filters`` are the filters' numbers in order, ``index`` the kind of the
-    chunk index with its parameters, ``address`` where that, or the data, is (-1: nowhere).
-    ``grows`` tells whether it may do so along another axis than the first.
-    """
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any] | None
-    chunk: tuple[int, ...]
-    filters: tuple[int, ...]
-    index: bytes
-    address: int
-    grows: bool
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all elements, references to text counted as 16."""
-        return math.prod(self.shape) * self._item_bytes
-
-    @property
-    def chunk_bytes(self) -> int:
-        """Bytes of a chunk before its filters."""
-        return math.prod(self.chunk) * self._item_bytes
-
-    @property
-    def _item_bytes(self) -> int:
-        return self.dtype.itemsize if self.dtype else _REFERENCE_BYTES
 
 
 class Structure:
@@ -142,7 +106,7 @@ class Structure:
             if head[:8] != _SIGNATURE or head[8] not in (2, 3) or head[9:11] != b"\x08\x08":
                 raise Unfamiliar
             base, extension, end, root = struct.unpack_from("<Q8sQQ", head, 12)
-            if head[11] or base or extension != _UNDEFINED or end > self.size:
+            if head[11] or base or extension != UNDEFINED or end > self.size:
                 raise Unfamiliar
         except BaseException:
             os.close(self._fd)
@@ -182,7 +146,7 @@ class Structure:
         first = self.read(address, min(_FIRST_BYTES, self.size - min(address, self.size)))
         if first[:5] != b"OHDR\x02":
             if first[: len(HEAD)] == HEAD:
-                return [(_SYMBOL_TABLE, first[len(HEAD) : HEADER_BYTES])]
+                return [(SYMBOL_TABLE, first[len(HEAD) : HEADER_BYTES])]
             raise Unfamiliar
         flags = first[5]
         width = 1 << (flags & 3)
@@ -201,12 +165,12 @@ class Structure:
                 following = place + length
                 if following > end or sharing & 2:
                     raise Unfamiliar
-                if kind == _CONTINUATION:
+                if kind == CONTINUATION:
                     blocks.append((self._continuation(data[place:following], len(blocks)), 4))
                 elif kind:
                     found.append((kind, data[place:following]))
                 place = following
-        single = [kind for kind, _ in found if kind not in (_LINK, _ATTRIBUTE)]
+        single = [kind for kind, _ in found if kind not in (LINK, ATTRIBUTE)]
         if len(set(single)) != len(single):  # HDF5 takes the first
             raise Unfamiliar
         return found
@@ -229,7 +193,7 @@ class Structure:
         address = self.root
         for name in path.encode("utf-8", "surrogateescape").split(b"/"):
             messages = self.messages(address)
-            found = self.links(messages).get(name) if self.is_group(messages) else None
+            found = self.links(messages).get(name) if is_group(messages) else None
             if found is None:
                 return None
             address = found
@@ -237,23 +201,13 @@ class Structure:
 
     # -- groups ---------------------------------------------------------------------------
 
-    @staticmethod
-    def is_group(messages: Messages) -> bool:
-        """Tell whether an object is a group, else a dataset."""
-        kinds = {kind for kind, _ in messages}
-        if kinds == {_SYMBOL_TABLE} or (_LINK_INFO in kinds and kinds <= _OF_GROUPS):
-            return True
-        if {_DATASPACE, _DATATYPE, _LAYOUT} <= kinds <= _OF_DATASETS:
-            return False
-        raise Unfamiliar
-
     def links(self, messages: Messages) -> dict[bytes, int]:
         """Return the addresses of a group's members by name, in the order of names."""
         found: dict[bytes, int] = {}
-        for kind, body in self._every(messages, _LINK, _LINK_INFO, 8):
-            if kind == _SYMBOL_TABLE:
+        for kind, body in self._every(messages, LINK, LINK_INFO, 8):
+            if kind == SYMBOL_TABLE:
                 found = members(self.read, *struct.unpack("<QQ", body))
-            elif kind == _LINK:
+            elif kind == LINK:
                 flags = body[1]
                 if body[0] != 1 or flags & 8:  # a link of another type than hard
                     raise Unfamiliar
@@ -284,7 +238,7 @@ class Structure:
                 place = 2 + (counter_bytes if body[1] & 1 else 0)
                 if body[0]:
                     raise Unfamiliar
-                if body[place : place + 8] != _UNDEFINED:
+                if body[place : place + 8] != UNDEFINED:
                     places = struct.unpack_from("<QQ", body, place)
                     elsewhere += dense_messages(self.read, self.checksummed.append, *places)
         return messages + [(kind, body) for body in elsewhere] if elsewhere else messages
@@ -294,9 +248,9 @@ class Structure:
     def attributes(self, messages: Messages, without: Sequence[str] = ()) -> dict[str, Any]:
         """Return an object's attributes, as h5py gives them, but for some."""
         found: dict[str, Any] = {}
-        for kind, body in self._every(messages, _ATTRIBUTE, _ATTRIBUTE_INFO, 2):
-            if kind == _ATTRIBUTE:
-                name, dtype, shape, start = self._form(body)
+        for kind, body in self._every(messages, ATTRIBUTE, ATTRIBUTE_INFO, 2):
+            if kind == ATTRIBUTE:
+                name, dtype, shape, start = attribute_form(body)
                 if name in found:
                     raise Unfamiliar
                 if name not in without:
@@ -307,21 +261,9 @@ class Structure:
         """Return attributes, each given by what comes before its value, and that; texts as such."""
         found: dict[str, Any] = {}
         for head, data in stored:
-            name, dtype, shape, _ = self._form(head)
+            name, dtype, shape, _ = attribute_form(head)
             found[name] = data.decode() if dtype is None else self._value(dtype, shape, data)
         return dict(sorted(found.items()))
-
-    @staticmethod
-    def _form(body: bytes) -> "_Form":
-        version, flags, name, dtype, space = _attribute(body)
-        dtype_bytes = dtype
-        if version == 1:  # each of the three is padded
-            name, dtype, space = (-(-size // 8) * 8 for size in (name, dtype, space))
-        elif flags or version not in (2, 3):
-            raise Unfamiliar
-        start = 9 if version == 3 else 8
-        places = start, start + name, start + name + dtype
-        return _form(body[: places[2] + space], *places, dtype_bytes)
 
     def _value(self, dtype: np.dtype[Any] | None, shape: tuple[int, ...], data: bytes) -> Any:
         if dtype is None:
@@ -377,144 +319,12 @@ class Structure:
 
     def virtual_mapping(self, messages: Messages) -> bytes | None:
         """Return what a virtual dataset shows, as it is stored, None for any other dataset."""
-        layout = dict(messages)[_LAYOUT]
+        layout = dict(messages)[LAYOUT]
         if layout[:2] != b"\x04\x03":
             return None
         found = self._in_heap(*struct.unpack_from("<QI", layout, 2))
         self.checksummed.append(found)
         return found
-
-    @staticmethod
-    def form(messages: Messages) -> tuple[tuple[int, ...], np.dtype[Any] | None]:
-        """Return a dataset's shape and dtype, None for text of variable length."""
-        of = dict(messages)
-        dtype = dtype_of(of[_DATATYPE])
-        if _FILL in of:
-            _check_fill(of[_FILL], dtype)
-        return _shape(of[_DATASPACE]), dtype
-
-    @staticmethod
-    def dataset(messages: Messages) -> StoredDataset:
-        """Return what a dataset's header says of it."""
-        of = dict(messages)
-        shape, dtype = Structure.form(messages)
-        filters = _filters(of[_FILTERS]) if _FILTERS in of else ()
-        layout = of[_LAYOUT]
-        if layout[:2] in (b"\x03\x01", b"\x04\x01"):
-            address = layout[2:10]
-            chunk: tuple[int, ...] = ()
-            index = b""
-        elif layout[:2] in (b"\x03\x02", b"\x04\x02") and len(layout) > 5:
-            chunk, item_bytes, index, address = _chunked(layout)
-            if item_bytes != (dtype.itemsize if dtype else _REFERENCE_BYTES):
-                raise Unfamiliar
-        else:
-            raise Unfamiliar
-        if chunk and (0 in chunk or len(chunk) != len(shape)):
-            raise Unfamiliar
-        where = -1 if address == _UNDEFINED else int.from_bytes(address, "little")
-        grows = _most(of[_DATASPACE])[1:] != shape[1:]
-        return StoredDataset(shape, dtype, chunk, filters, index, where, grows)
-
-
-_Form: TypeAlias = "tuple[str, np.dtype[Any] | None, tuple[int, ...], int]"
-
-
-@lru_cache(maxsize=1024)
-def _form(head: bytes, start: int, place: int, space: int, dtype_bytes: int) -> _Form:
-    """Return an attribute's name, dtype and shape, and where its value starts.
-
-    Parameters
-    ----------
-    head
-        What comes before the value.
-    start, place, space
-        Where name, datatype and dataspace are in it.
-    dtype_bytes
-        Bytes of the datatype without its padding.
-    """
-    text = head[start:place].partition(b"\0")[0].decode("utf-8", "surrogateescape")
-    kind = dtype_of(head[place : place + dtype_bytes])
-    if kind is not None and kind.names:
-        raise Unfamiliar
-    return text, kind, _shape(head[space:]), len(head)
-
-
-@lru_cache(maxsize=1024)
-def _shape(message: bytes) -> tuple[int, ...]:
-    """Return the shape of a dataspace message."""
-    version, rank = message[0], message[1]
-    if version == 1:
-        start = 8
-    elif version == 2 and message[3] in (0, 1):
-        start = 4
-    else:
-        raise Unfamiliar
-    if len(message) < start + 8 * rank:
-        raise Unfamiliar
-    return struct.unpack_from(f"<{rank}Q", message, start)
-
-
-@lru_cache(maxsize=1024)
-def _check_fill(message: bytes, dtype: np.dtype[Any] | None) -> None:
-    """Make sure that a fill value has the size of an element, and leads nowhere else."""
-    if message[0] == 3 and len(message) > 1:
-        has_value, start = bool(message[1] & 0x20), 2
-    elif message[0] == 2 and len(message) > 3:
-        has_value, start = bool(message[3]), 4
-    else:
-        raise Unfamiliar
-    size = int.from_bytes(message[start : start + 4], "little")
-    if has_value and size:
-        if dtype is None or size != dtype.itemsize or len(message) != start + 4 + size:
-            raise Unfamiliar
-    elif len(message) not in (start, start + 4):
-        raise Unfamiliar
-
-
-def _chunked(layout: bytes) -> tuple[tuple[int, ...], int, bytes, bytes]:
-    """Return the shape of chunks, bytes of an element, parameters and address of their index."""
-    if layout[0] == 3:  # of a file that older versions of HDF5 can read: a B-tree of version 1
-        rank, start, width = layout[2], 11, 4
-        address, end = layout[3:11], start + 4 * rank
-        index = b"\0\0"
-        if len(layout) != end:
-            raise Unfamiliar
-    else:
-        rank, width, start = layout[3], layout[4], 5
-        end = start + rank * width
-        address = layout[-8:]
-        index = layout[2:3] + layout[end:-8]
-    sizes = [layout[i : i + width] for i in range(start, end, width)]
-    *chunk, item_bytes = (int.from_bytes(size, "little") for size in sizes)
-    return tuple(chunk), item_bytes, index, address
-
-
-@lru_cache(maxsize=1024)
-def _most(message: bytes) -> tuple[int, ...]:
-    """Return the shape that a dataset may grow to, of a dataspace message that ``_shape`` read."""
-    shape = _shape(message)
-    start = (8 if message[0] == 1 else 4) + 8 * len(shape)
-    return struct.unpack_from(f"<{len(shape)}Q", message, start) if message[2] & 1 else shape
-
-
-@lru_cache(maxsize=1024)
-def _filters(message: bytes) -> tuple[int, ...]:
-    """Return the numbers of a pipeline's filters."""
-    if message[0] != 2:
-        raise Unfamiliar
-    found, place = [], 2
-    for _ in range(message[1]):
-        (number,) = struct.unpack_from("<H", message, place)
-        place += 2
-        name = 0
-        if number >= 256:
-            (name,) = struct.unpack_from("<H", message, place)
-            place += 2
-        _, values = struct.unpack_from("<HH", message, place)
-        place += 4 + name + 4 * values
-        found.append(number)
-    return tuple(found)
 
 
 def are_sound(several: Sequence[Structure]) -> list[bool]:

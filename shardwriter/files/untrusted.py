@@ -18,9 +18,8 @@ import h5py
 import numpy as np
 from h5py import h5a, h5d, h5f, h5g, h5l, h5o, h5p, h5t
 
-from shardwriter.errors import ShardDamaged, TooLarge
+from shardwriter.errors import ShardDamaged, TooLarge, not_opened
 from shardwriter.files.compression import optional
-from shardwriter.files.global_heap import check_heaps
 from shardwriter.files.published import open_published
 
 __all__ = [
@@ -79,19 +78,20 @@ def readable(path: Path, place: str = "structure") -> Iterator[None]:
 
 
 @contextmanager
-def opened(path: Path, *, is_master: bool = False) -> Iterator[h5g.GroupID]:
+def opened(path: Path) -> Iterator[h5g.GroupID]:
     """Open a file to read, and give its root; all that was opened in it is closed at the end.
+
+    What HDF5 may not survive in it is for ``vetted`` to find, or for a process that can be lost.
 
     Raises
     ------
     ShardDamaged
         It is no HDF5 file, or what is read in the block cannot be.
     """
-    check_heaps(path, whole=is_master)
     try:
         file = open_published(path)
     except OSError as error:
-        raise ShardDamaged(path, "structure", f"cannot be opened: {error}") from error
+        raise not_opened(path, "structure", error) from error
     with readable(path):
         try:
             yield h5g.open(file, b"/")
@@ -288,6 +288,27 @@ def read_text_attribute(path: Path, node: Node, name: str) -> str:
     raise ShardDamaged(path, f"@{name}", "expected text")
 
 
+def is_there(path: Path, root: h5py.h5f.FileID | h5g.GroupID, place: str) -> bool:
+    """Tell whether a path inside a file leads to something, without following a link.
+
+    Raises
+    ------
+    ShardDamaged
+        A step of it is a link, or no name.
+    """
+    links = h5g.open(root, b"/").links if not isinstance(root, h5g.GroupID) else root.links
+    step = b""
+    for name in place.encode("utf-8", "surrogateescape").split(b"/"):
+        if step and h5o.get_info(root, step).type != h5o.TYPE_GROUP:
+            return False
+        step = step + b"/" + name if step else name
+        if name not in (b"", b".") and not links.exists(step):
+            return False
+        if name in (b"", b".") or links.get_info(step).type != h5l.TYPE_HARD:
+            raise ShardDamaged(path, os.fsdecode(step), "expected an object, got a link")
+    return True
+
+
 def check_path(path: Path, root: h5py.h5f.FileID | h5g.GroupID, place: str) -> None:
     """Make sure that each step of a path inside a file is an object of this file.
 
@@ -296,13 +317,24 @@ def check_path(path: Path, root: h5py.h5f.FileID | h5g.GroupID, place: str) -> N
     ShardDamaged
         A step is a link, or is not there.
     """
-    links = h5g.open(root, b"/").links if not isinstance(root, h5g.GroupID) else root.links
-    step = b""
-    for name in place.encode("utf-8", "surrogateescape").split(b"/"):
-        step = step + b"/" + name if step else name
-        is_name = name not in (b"", b".")
-        if not is_name or not links.exists(step) or links.get_info(step).type != h5l.TYPE_HARD:
-            raise ShardDamaged(path, os.fsdecode(step), "expected an object, got a link or none")
+    if not is_there(path, root, place):
+        raise ShardDamaged(path, place, "expected an object, got none")
+
+
+def check_links(path: Path, group: h5g.GroupID, depth: int = 0) -> None:
+    """Make sure that all below a group, which lies so deep, are objects of this file.
+
+    Raises
+    ------
+    ShardDamaged
+        It holds a link, or groups in a circle.
+    """
+    if depth > DEEPEST:
+        raise ShardDamaged(path, _place(group), f"expected groups at most {DEEPEST} deep")
+    for name in entries(path, group):
+        child = open_child(path, group, name)
+        if isinstance(child, h5g.GroupID):
+            check_links(path, child, depth + 1)
 
 
 def check_tree(path: Path, node: Node, *, may_be_virtual: bool = False, depth: int = 0) -> None:

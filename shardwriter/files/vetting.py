@@ -6,20 +6,24 @@ decode was found to be as ``Structure`` knows it, or another process survived re
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
-from h5py import h5f
+from h5py import h5f, h5g
 
 from shardwriter.errors import ShardDamaged
-from shardwriter.files.chunk_index import check_index
+from shardwriter.files.chunk_index import most_chunks
 from shardwriter.files.encoding import mapping
+from shardwriter.files.global_heap import check_heaps
 from shardwriter.files.stored_episode import is_known
-from shardwriter.files.structure import UNCERTAIN, Messages, Structure, Unfamiliar, are_sound
+from shardwriter.files.stored_objects import Messages, is_group, stored_dataset, stored_form
+from shardwriter.files.structure import UNCERTAIN, Structure, Unfamiliar, are_sound
 from shardwriter.files.trial import outcome
-from shardwriter.files.untrusted import DEEPEST, MOST_NODES, is_at_hand
+from shardwriter.files.untrusted import DEEPEST, MOST_NODES, check_links, is_at_hand, opened
 
-__all__ = ["Vetter", "vet"]
+__all__ = ["Vetter", "vet", "vetted"]
 
 _MOST_OUTCOMES = 4096
 _NO_NAME = "\0"  # of no object: on the way to it is the root alone
@@ -38,11 +42,21 @@ _outcomes: dict[tuple[_Identity, str], _Outcome] = {}  # by the file, and the pl
 _trying = threading.Lock()  # guards that
 
 
-def vet(path: Path, *places: str) -> None:
+def vet(path: Path, *places: str, whole: bool = False) -> None:
     """Make sure that HDF5 can open a file, and objects in it with all below; see ``Vetter``."""
-    vetter = Vetter(path)
+    vetter = Vetter(path, whole=whole)
     for place in places:
         vetter.check(place)
+
+
+@contextmanager
+def vetted(path: Path, *places: str, whole: bool = False) -> Iterator[h5g.GroupID]:
+    """Open a file as ``opened``, once objects in it were vetted, "" for all."""
+    vetter = Vetter(path, whole=whole)
+    for place in places:
+        vetter.check(place)
+    with vetter.opened() as root:
+        yield root
 
 
 class Vetter:
@@ -51,19 +65,26 @@ class Vetter:
     Parameters
     ----------
     path
-        The file. Its global heaps are checked by ``check_heaps``.
+        The file.
+    whole
+        Search all of it for heaps; see ``check_heaps``.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, whole: bool = False) -> None:
         self._path = path
+        self._searches_whole = whole
+        self._is_searched = False
         self._file: Path | int = path
         self._identity: _Identity | None = None
         self._links: dict[int, dict[bytes, int]] = {}  # of known groups on the way, by addresses
         self._vetted: set[str] = set()
+        self._linkless: set[str] = set()
         self._lock = threading.Lock()
 
     def bind(self, file: h5f.FileID) -> None:
         """From now on look at a file that HDF5 has opened, whatever becomes of its path.
+
+        Its heaps were searched before.
 
         Raises
         ------
@@ -71,7 +92,16 @@ class Vetter:
             It is another one than was looked at before.
         """
         self._file = file.get_vfd_handle()
+        self._is_searched = True
         self._identify()
+
+    @contextmanager
+    def opened(self) -> Iterator[h5g.GroupID]:
+        """Open the file as ``opened``; what is read in it has to be checked before."""
+        if not self._vetted:
+            self.check(_NO_NAME)
+        with opened(self._path) as root:
+            yield root
 
     def check(self, place: str) -> None:
         """Make sure that HDF5 can open the file, an object in it, and all that is below.
@@ -82,10 +112,32 @@ class Vetter:
         ------
         ShardDamaged
             It crashes HDF5, or keeps it busy for ever.
+        TooManyOpenFiles
+            The file cannot be opened for that reason.
         """
         with self._lock:
-            if place not in self._vetted and "" not in self._vetted:
-                self._vetted.add(place if self._is_known(place) else self._survive(place))
+            if not self._is_searched:
+                check_heaps(self._path, whole=self._searches_whole)
+                self._is_searched = True
+            if place in self._vetted or "" in self._vetted:
+                return
+            if self._is_known(place):
+                self._vetted.add(place)
+                self._linkless.add(place)
+            else:
+                self._vetted.add(self._survive(place))
+
+    def check_links(self, place: str, group: h5g.GroupID) -> None:
+        """Make sure that a group, which was checked and is open now, has no link to elsewhere.
+
+        Raises
+        ------
+        ShardDamaged
+            It has one.
+        """
+        if place not in self._linkless:
+            check_links(self._path, group)
+            self._linkless.add(place)
 
     def _is_known(self, place: str) -> bool:
         try:
@@ -151,8 +203,7 @@ class _Walk:
         for name in place.encode("utf-8", "surrogateescape").split(b"/") if place else ():
             if address not in self._links:
                 messages = self._messages(address)
-                is_group = structure.is_group(messages)
-                self._links[address] = structure.links(messages) if is_group else {}
+                self._links[address] = structure.links(messages) if is_group(messages) else {}
             if name not in self._links[address]:
                 return  # there is no such object; ``check_path`` lets HDF5 look for no other
             address = self._links[address][name]
@@ -169,7 +220,7 @@ class _Walk:
         if depth > DEEPEST or self._nodes > MOST_NODES:
             raise Unfamiliar
         messages = self._messages(address)
-        if not self._structure.is_group(messages):
+        if not is_group(messages):
             self._dataset(messages)
             return
         for member in self._structure.links(messages).values():
@@ -178,16 +229,16 @@ class _Walk:
     def _dataset(self, messages: Messages) -> None:
         shown = self._structure.virtual_mapping(messages)
         if shown is not None:
-            self._structure.form(messages)
+            stored_form(messages)
             source, place, *_ = shown[9:].replace(b"%%", b"%").split(b"\0", 2)
             if shown[:-4] != mapping(source, place):
                 raise Unfamiliar
             return
-        dataset = self._structure.dataset(messages)
+        dataset = stored_dataset(messages)
         if not all(is_at_hand(number) for number in dataset.filters):
             raise Unfamiliar
         if dataset.chunk:
-            check_index(self._structure, dataset)
+            most_chunks(self._structure, dataset)  # to count them is to go through all of it
         elif dataset.dtype is None and dataset.nbytes:
             texts = self._structure.read(dataset.address, dataset.nbytes)
             for at in range(0, len(texts), 16):

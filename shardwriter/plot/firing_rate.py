@@ -11,6 +11,7 @@ import numpy as np
 from shardwriter.errors import ShardWriterError
 from shardwriter.files.layout import NEURAL_STATES, SPIKES, TIMESTEPS
 from shardwriter.loader import ExperimentLoader
+from shardwriter.reading.shard_episode import table_columns
 
 __all__ = ["FiringRate", "firing_rate"]
 
@@ -66,7 +67,7 @@ def _neurons(loader: ExperimentLoader, index: Array) -> int | None:
 def _widths(loader: ExperimentLoader, episode: int) -> set[int]:
     """Return how many neurons the fields of neural states have, if no other neuron fired."""
     with loader.get_episode(episode).opened() as group:
-        states = group.get(NEURAL_STATES, {})
-        shapes = [states[name].shape[1:] for name in states if name != TIMESTEPS]
+        states = table_columns(group, NEURAL_STATES) if NEURAL_STATES in group else {}
+        shapes = [column.shape[1:] for name, column in states.items() if name != TIMESTEPS]
     fired, _ = loader.concat(f"{SPIKES}/neuron_ids", [episode])
     return {shape[0] for shape in shapes if len(shape) == 1 and shape[0] > fired.max()}

@@ -18,17 +18,12 @@ from shardwriter.files.compression import FILTER_NAMES, Pipeline
 from shardwriter.files.groups import restored_attributes
 from shardwriter.files.layout import EVENTS, SUMMARY, TABLES
 from shardwriter.files.shard_description import COPIED_BYTES
-from shardwriter.files.structure import (
-    UNCERTAIN,
-    Messages,
-    StoredDataset,
-    Structure,
-    Unfamiliar,
-    are_sound,
-)
+from shardwriter.files.stored_objects import Messages, StoredDataset, is_group, stored_dataset
+from shardwriter.files.structure import UNCERTAIN, Structure, Unfamiliar, are_sound
 from shardwriter.files.tree import KIND, Leaf, build
 from shardwriter.files.untrusted import DEEPEST, MOST_NODES, file_of, readable
 from shardwriter.reading.recorded_episode import RecordedEpisode
+from shardwriter.reading.shard_episode import event_types, table_columns
 
 __all__ = ["EpisodeColumn", "EpisodeDescription", "described"]
 
@@ -127,7 +122,7 @@ class _Bytes:
         return EpisodeDescription({**metadata, SUMMARY: build(leaves)}, columns)
 
     def _members(self, messages: Messages) -> dict[str, int]:
-        if not self._structure.is_group(messages):
+        if not is_group(messages):
             raise Unfamiliar
         links = self._structure.links(messages)
         self._nodes += len(links)
@@ -137,9 +132,9 @@ class _Bytes:
 
     def _column(self, path: str, messages: Messages) -> EpisodeColumn:
         structure = self._structure
-        if structure.is_group(messages):
+        if is_group(messages):
             raise Unfamiliar
-        column = structure.dataset(messages)
+        column = stored_dataset(messages)
         if column.dtype is None or not column.chunk or column.chunk[1:] != column.shape[1:]:
             raise Unfamiliar
         names = (name for number, name in FILTER_NAMES.items() if number in column.filters)
@@ -166,12 +161,12 @@ class _Bytes:
             raise Unfamiliar
         messages = structure.messages(address)
         kind = structure.attributes(messages).get(KIND)
-        if structure.is_group(messages):
+        if is_group(messages):
             yield Leaf(path, kind or "dict")
             for name, below in self._members(messages).items():
                 yield from self._leaves(f"{path}/{name}" if path else name, below, depth + 1)
             return
-        value = self._value(structure.dataset(messages))
+        value = self._value(stored_dataset(messages))
         is_text = value.dtype == object and value.ndim == 0
         yield Leaf(path, kind or ("str" if is_text else "array"), value)
 
@@ -194,11 +189,11 @@ def _slowly(episode: RecordedEpisode) -> Found:
         metadata = episode.get_metadata()
         with episode.opened() as group, readable(file_of(group), group.name):
             tables = [name for name in TABLES if name in group]
-            tables += [f"{EVENTS}/{name}" for name in group.get(EVENTS, ())]
+            tables += [f"{EVENTS}/{name}" for name in event_types(group)]
             columns = tuple(
                 _from_hdf5(f"{table}/{name}", dataset)
                 for table in tables
-                for name, dataset in group[table].items()
+                for name, dataset in table_columns(group, table).items()
             )
     except ShardWriterError as error:
         return error

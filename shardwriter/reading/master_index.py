@@ -11,12 +11,11 @@ import numpy as np
 
 from shardwriter.errors import ExperimentNotFound, FormatError, ShardDamaged
 from shardwriter.files.column_reader import read_whole
-from shardwriter.files.global_heap import check_heaps
+from shardwriter.files.episode_index import lacking_fields
 from shardwriter.files.layout import INDEX, MASTER, check_experiment, unfinished_text
 from shardwriter.files.published import published_file
-from shardwriter.files.schema import INDEX_DTYPE
 from shardwriter.files.shard_description import check_format
-from shardwriter.files.untrusted import check_path, check_tree, read_attributes_of
+from shardwriter.files.untrusted import check_tree, is_there, read_attributes_of
 from shardwriter.files.vetting import vet
 
 __all__ = ["master_of", "open_index", "recording_of"]
@@ -31,8 +30,7 @@ def open_index(path: Path) -> tuple[h5py.File, np.ndarray[Any, Any]]:
         It is of another format or version, or cannot be read.
     """
     try:
-        check_heaps(path, whole=True)
-        vet(path, INDEX)
+        vet(path, INDEX, whole=True)
         file = published_file(path)
     except OSError as error:
         raise FormatError(path, "an HDF5 file", str(error)) from error
@@ -41,14 +39,13 @@ def open_index(path: Path) -> tuple[h5py.File, np.ndarray[Any, Any]]:
         raise FormatError(path, "a file that HDF5 can read", f"{place}: {problem}") from damage
     try:
         check_format(path, read_attributes_of(path, file["/"].id))
-        if INDEX not in file:
+        if not is_there(path, file.id, INDEX):
             raise FormatError(path, f"a master with {INDEX}", "none; is it a shard?")
-        check_path(path, file.id, INDEX)
         check_tree(path, file[INDEX].id)
         index = read_whole(file[INDEX])
-        lacking = set(INDEX_DTYPE.names or ()) - set(index.dtype.names or ())
+        lacking = lacking_fields(index.dtype)
         if lacking or index.ndim != 1:
-            raise FormatError(path, f"an {INDEX} with {', '.join(sorted(lacking))}", "none")
+            raise FormatError(path, f"an {INDEX} with {', '.join(lacking)}", "none")
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, ShardDamaged) as error:
         file.close()
         raise FormatError(path, f"a readable {INDEX}", str(error)) from error

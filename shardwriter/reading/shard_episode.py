@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import Any
 
 import h5py
@@ -29,7 +28,7 @@ from shardwriter.files.untrusted import (
     readable,
 )
 
-__all__ = ["ShardEpisode", "timestep_rows"]
+__all__ = ["ShardEpisode", "event_types", "table_columns", "timestep_rows"]
 
 Array = np.ndarray[Any, Any]
 Columns = dict[str, Array]
@@ -66,7 +65,7 @@ class ShardEpisode:
     def event_types(self) -> list[str]:
         """Return the types of the events, in order."""
         with self._reading() as group:
-            return list(group[EVENTS]) if EVENTS in group else []
+            return event_types(group)
 
     def tree(self, name: str) -> Any:
         """Return nested static data, ``{}`` for none."""
@@ -79,7 +78,7 @@ class ShardEpisode:
             path = file_of(group)
             if name not in group:
                 return None
-            table = _safe_table(path, group, name)
+            table = table_columns(group, name)
             timesteps = table.pop(TIMESTEPS)
             rows, chosen = timestep_rows(timesteps, start, stop)
             table = {TIMESTEPS: timesteps, **table}
@@ -97,8 +96,20 @@ def _tree(group: h5py.Group, name: str) -> Any:
     return read_tree(group[name], read_value)
 
 
-def _safe_table(path: Path, group: h5py.Group, name: str) -> dict[str, h5py.Dataset]:
-    """Return the columns of a table by name, once nothing in it leads elsewhere."""
+def event_types(group: h5py.Group) -> list[str]:
+    """Return the types of an episode's events, in order."""
+    if EVENTS not in group:
+        return []
+    path = file_of(group)
+    events = open_child(path, group.id, EVENTS.encode())
+    if not isinstance(events, h5g.GroupID):
+        raise ShardDamaged(path, f"{group.name}/{EVENTS}", "expected a group, got a dataset")
+    return [os.fsdecode(name) for name in entries(path, events)]
+
+
+def table_columns(group: h5py.Group, name: str) -> dict[str, h5py.Dataset]:
+    """Return the columns of an episode's table by name, once nothing in it leads elsewhere."""
+    path = file_of(group)
     check_path(path, group.id, name)
     table = h5g.open(group.id, name.encode())
     columns = {}

@@ -17,8 +17,7 @@ import h5py
 import numpy as np
 from h5py import h5f, h5g
 
-from shardwriter.errors import MasterStale, ShardDamaged, ShardMissing, ShardOutside
-from shardwriter.files.global_heap import check_heaps
+from shardwriter.errors import MasterStale, ShardMissing, ShardOutside, not_opened
 from shardwriter.files.layout import episode_group
 from shardwriter.files.published import open_published
 from shardwriter.files.structure import UNCERTAIN, Structure, Unfamiliar
@@ -91,13 +90,11 @@ class ShardFiles:
         name = self._name(row)
         place = episode_group(self._shard_ids.item(row))
         if not name and self._file is not None:
-            self._vetter.check(place)
-            yield self._episode(self._master, self._file.id, place)
+            yield self._episode(self._vetter, self._master, self._file.id, place)
             return
         shard = self._lent(name, row)
         try:
-            shard.vetter.check(place)
-            yield self._episode(self.path(row), shard.file, place)
+            yield self._episode(shard.vetter, self.path(row), shard.file, place)
         finally:
             with self._lock:
                 shard.users -= 1
@@ -120,10 +117,13 @@ class ShardFiles:
         return shard
 
     @staticmethod
-    def _episode(path: Path, file: h5f.FileID, place: str) -> h5py.Group:
+    def _episode(vetter: Vetter, path: Path, file: h5f.FileID, place: str) -> h5py.Group:
+        vetter.check(place)
         with readable(path, place):
             check_path(path, file, place)
-            return h5py.Group(h5g.open(file, place.encode()))
+            group = h5g.open(file, place.encode())
+            vetter.check_links(place, group)
+            return h5py.Group(group)
 
     def path(self, row: int) -> Path:
         """Return the path of an episode's shard."""
@@ -214,13 +214,12 @@ class ShardFiles:
         if size != self._sizes.item(row):
             expected = f"{self._sizes.item(row)} bytes"
             raise MasterStale(self._master, path, expected, f"{size}", advice)
-        check_heaps(path)
         vetter = Vetter(path)
         vetter.check(episode_group(self._shard_ids.item(row)))
         try:
             opened = open_published(path)
         except OSError as error:
-            raise ShardDamaged(path, "structure", f"cannot be opened: {error}") from error
+            raise not_opened(path, "structure", error) from error
         try:
             with readable(path):
                 found = read_text_attribute(path, h5g.open(opened, b"/"), "uuid")

@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from shardwriter.errors import ShardDamaged
+import h5py
+
 from shardwriter.files.experiment_file import remove_unfinished
 from shardwriter.files.layout import (
     EXPERIMENT,
@@ -19,8 +20,7 @@ from shardwriter.files.layout import (
     listed_episodes,
 )
 from shardwriter.files.packed import packed_episodes
-from shardwriter.files.published import published_file
-from shardwriter.files.vetting import vet
+from shardwriter.files.vetting import vetted
 from shardwriter.progress import progress_bar
 from shardwriter.recovery.abandoned import RecoveredEpisode, brought_to_end, foreseen, left_alone
 from shardwriter.system.locks import locked
@@ -118,9 +118,6 @@ def missing(directory: Path, expected: Iterable[int]) -> list[int]:
 
 def is_good(shard: Path, episode: int) -> bool:
     """Tell whether a finished shard's episode completed."""
-    try:
-        vet(shard, episode_group(episode))
-        with published_file(shard) as file:
-            return file[episode_group(episode)].attrs["status"] in ("completed", "empty")
-    except (OSError, KeyError, RuntimeError) as error:
-        raise ShardDamaged(shard, "structure", f"not a readable shard: {error}") from error
+    place = episode_group(episode)
+    with vetted(shard, place) as root:
+        return h5py.Group(root)[place].attrs["status"] in ("completed", "empty")

@@ -14,6 +14,7 @@ from shardwriter.files.layout import BEHAVIOR, NEURAL_STATES, REWARDS, TIMESTEPS
 from shardwriter.plot.recording import Recording, read_recording
 from shardwriter.plot.style import PALETTE
 from shardwriter.reading.recorded_episode import RecordedEpisode
+from shardwriter.reading.shard_episode import table_columns
 
 __all__ = ["drawing"]
 
@@ -86,7 +87,8 @@ def _potentials(episode: RecordedEpisode, r: Recording) -> Json | None:
 
 def _bytes_per_timestep(r: Recording, episode: RecordedEpisode) -> float:
     with episode.opened() as group:
-        size = sum(dataset.nbytes for dataset in group[NEURAL_STATES].values())
+        columns = table_columns(group, NEURAL_STATES)
+        size = sum(column.nbytes for column in columns.values())
     return float(size) / (r.stop - r.first)
 
 
