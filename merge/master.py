@@ -8,39 +8,24 @@ import os
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
-import h5py
 import numpy as np
-from h5py import h5g
 
-from merge.concatenated import check_descriptors, write_concatenated
+from merge.concatenated import check_descriptors
 from merge.describing import describe_all
 from merge.differences import SchemaDifference, differences
-from merge.master_file import MasterWriter, link_episodes, open_master, replace_rows
+from merge.front import Front, is_amended
+from merge.master_file import has_episodes, link_episodes
 from merge.options import MergeOptions, MergeReport
 from merge.plan import EpisodePlan, check_expected, index_of, plan, renumbered
 from merge.previous import Notes, Previous, read_previous, schema_text
 from merge.sources import SourceFile, Sources, check_name
 from shardwriter.errors import ConfigError, EpisodesGone, IdsCollide
 from shardwriter.files.episode_index import index_dtype
-from shardwriter.files.layout import (
-    ATTRIBUTES,
-    CONCATENATED,
-    EPISODES,
-    EXPERIMENT,
-    FORMAT,
-    FORMAT_VERSION,
-    INDEX,
-    MERGE,
-    MERGE_LOCK,
-)
+from shardwriter.files.layout import EXPERIMENT, MERGE_LOCK
 from shardwriter.files.publication import publish
 from shardwriter.files.refusal import named_refusals
-from shardwriter.files.shard_description import describe_tree
-from shardwriter.files.untrusted import entries, opened, read_attributes_of
-from shardwriter.files.vetting import vet
 from shardwriter.progress import progress_bar
 from shardwriter.system.locks import locked
 
@@ -247,35 +232,18 @@ class _Merge:
     # -- writing --------------------------------------------------------------------------
 
     def _write(
-        self,
-        kept: Sequence[EpisodePlan],
-        new: Sequence[EpisodePlan],
-        report: MergeReport,
+        self, kept: Sequence[EpisodePlan], new: Sequence[EpisodePlan], report: MergeReport
     ) -> None:
         target = self._sources.target
         temporary = target.with_name(f".{target.name}.tmp")
         replaced = len(report.changed) + len(report.removed)
-        last = self._last
-        amends = bool(kept) and last is not None and replaced <= _MOST_REPLACED * len(kept)
-        if not amends and kept:  # what was taken over has to be read after all
-            paths = dict.fromkeys(each.shard.path for each in kept)
-            again = describe_all(list(paths), self._options.workers or 1)
-            ids = {(each.shard.path, each.shard.episode): each for each in kept}
-            kept_shards = [(ids[s.path, s.episode], s) for s in again]
-            full = [EpisodePlan(e.episode, s, e.source) for e, s in kept_shards]
-            new, kept = sorted([*full, *new], key=lambda e: e.episode), []
         try:
-            if amends:
-                shutil.copyfile(target, temporary)
-            with open_master(temporary, "r+" if amends else "w") as file:
-                writer = MasterWriter(file)
-                if amends:
-                    self._remove_outdated(file)
-                self._write_root(writer, report.episodes, amends=amends)
-                if self._options.concat:
-                    write_concatenated(file, new)
-                self._write_index(file, kept, new)
-            groups = {each.name: last.groups[each.name] for each in kept} if amends and last else {}
+            groups: dict[bytes, int] = {}
+            if kept and replaced <= _MOST_REPLACED * len(kept):
+                groups = self._amended(temporary, kept, new)
+            if not groups:
+                new = sorted([*self._read_again(kept), *new], key=lambda each: each.episode)
+                self._front(temporary, [], new).write(new if self._options.concat else ())
             shown = self._options.progress
             with progress_bar("merge", "episode", len(new), shown=shown) as bar:
                 link_episodes(temporary, new, groups, bar.update)
@@ -285,49 +253,31 @@ class _Merge:
                 temporary.unlink()
             raise
 
-    def _remove_outdated(self, file: h5py.File) -> None:
-        """Remove from a copy of the last master what is no longer as it was, but for episodes."""
-        if self._has_new_own_files():
-            for name in [*file.attrs]:
-                del file.attrs[name]
-            for name in set(file) - {EPISODES, INDEX, MERGE}:
-                del file[name]
-        elif CONCATENATED in file:
-            del file[CONCATENATED]  # it lacks what is new
+    def _amended(
+        self, temporary: Path, kept: Sequence[EpisodePlan], new: Sequence[EpisodePlan]
+    ) -> dict[bytes, int]:
+        """Amend a copy of the last master; return the groups of the episodes that stay in it.
 
-    def _has_new_own_files(self) -> bool:
-        return self._last is None or self._last.notes.files != self._own
+        None stay where the copy cannot be amended.
+        """
+        last = self._last
+        if last is None:
+            return {}
+        shutil.copyfile(self._sources.target, temporary)
+        if not is_amended(self._front(temporary, kept, new)) or not has_episodes(temporary):
+            return {}
+        return {each.name: last.groups[each.name] for each in kept}
 
-    def _write_root(self, writer: MasterWriter, episodes: int, *, amends: bool) -> None:
-        file = writer.file
-        writer.group(file.id, EPISODES)
-        if not amends or self._has_new_own_files():
-            for i, directory in enumerate(self._sources.directories):
-                place = f"sources/{directory.name}" if i else ""
-                self._write_own_files(writer, directory, writer.group(file.id, place))
-        for name, value in (
-            ("format", FORMAT),
-            ("format_version", FORMAT_VERSION),
-            ("episode_count", episodes),
-            ("end_time", datetime.now(UTC).isoformat()),
-        ):
-            file.attrs[name] = value
+    def _read_again(self, kept: Sequence[EpisodePlan]) -> list[EpisodePlan]:
+        """Return the plans of episodes that were taken over, with all that is in their shards."""
+        ids = {(each.shard.path, each.shard.episode): each for each in kept}
+        paths = dict.fromkeys(each.shard.path for each in kept)
+        shards = describe_all(list(paths), self._options.workers or 1)
+        plans = [(ids[shard.path, shard.episode], shard) for shard in shards]
+        return [EpisodePlan(each.episode, shard, each.source) for each, shard in plans]
 
-    def _write_own_files(self, writer: MasterWriter, directory: Path, root: h5g.GroupID) -> None:
-        for name, path in self._sources.own_files(directory):
-            relative = os.path.relpath(path, self._sources.target.parent)
-            target = root if name == ATTRIBUTES else writer.group(root, name)
-            vet(path, "")
-            with opened(path) as source:
-                writer.attributes(target, read_attributes_of(path, source))
-                for key in entries(path, source):
-                    nodes = describe_tree(path, source, key.decode())
-                    writer.static(target, nodes, relative, "")
-
-    def _write_index(
-        self, file: h5py.File, kept: Sequence[EpisodePlan], new: Sequence[EpisodePlan]
-    ) -> None:
-        """Write the index, in order of id, and the notes for the next merge."""
+    def _front(self, path: Path, kept: Sequence[EpisodePlan], new: Sequence[EpisodePlan]) -> Front:
+        """Return what a file holds besides these episodes; the index is in order of id."""
         every = sorted([*kept, *new], key=lambda each: each.episode)
         index = np.zeros(len(every), index_dtype([each.source for each in every]))
         ids = np.array([each.episode for each in every], np.int64)
@@ -342,14 +292,7 @@ class _Merge:
             texts.setdefault(id(each.shard.tables), schema_text(each.shard.tables))
         numbers: dict[str, int] = {}
         of = [numbers.setdefault(texts[id(e.shard.tables)], len(numbers)) for e in every]
-        notes = Notes(
-            self._names, self._own, self._options.renumber, tuple(numbers), tuple(of)
-        ).to_json()
-        group = file.require_group(MERGE)
-        replace_rows(file, INDEX, index)
-        replace_rows(group, "schema_of", np.array(of, np.uint32))
-        if "schemas" in group:
-            del group["schemas"]
-        group["schemas"] = notes.pop("schemas")
-        for name, text in notes.items():
-            group.attrs[name] = text
+        is_renumbered = self._options.renumber
+        notes = Notes(self._names, self._own, is_renumbered, tuple(numbers), tuple(of))
+        has_own = bool(kept) and last is not None and last.notes.files == self._own
+        return Front(path, self._sources, index, notes, has_own)

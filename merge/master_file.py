@@ -23,7 +23,7 @@ from shardwriter.files.lookup3 import lookup3
 from shardwriter.files.refusal import hdf5_to_write
 from shardwriter.files.schema import fill_value
 from shardwriter.files.shard_description import ColumnDescription, StaticNode
-from shardwriter.files.structure import Structure
+from shardwriter.files.structure import UNCERTAIN, Structure, Unfamiliar
 from shardwriter.files.untrusted import Node, as_object
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "MasterWriter",
     "appending",
     "batches",
+    "has_episodes",
     "link_episodes",
     "open_master",
     "replace_rows",
@@ -216,6 +217,22 @@ class Appending:
         self.end += self._file.write(data)
 
 
+def has_episodes(path: Path) -> bool:
+    """Tell whether a closed file has a group ``episodes`` that ``appending`` finds."""
+    try:
+        return _episodes_address(path) > 0
+    except UNCERTAIN:
+        return False
+
+
+def _episodes_address(path: Path) -> int:
+    with Structure(path) as structure:
+        address = structure.place(EPISODES)
+    if address is None:
+        raise Unfamiliar
+    return address
+
+
 @contextmanager
 def appending(path: Path, kept: Mapping[bytes, int]) -> Iterator[Appending]:
     """Write behind the content of a closed file with a group ``episodes``; link what is new."""
@@ -227,9 +244,7 @@ def appending(path: Path, kept: Mapping[bytes, int]) -> Iterator[Appending]:
         data, tree, heap = symbol_table.written(out.addresses, out.end)
         out.write(data)
         file.truncate(out.end)
-        with Structure(path) as structure:
-            place = structure.links(structure.messages(structure.root))[EPISODES.encode()]
-        file.seek(place)
+        file.seek(_episodes_address(path))
         file.write(symbol_table.header(tree, heap))
         head[28:36] = out.end.to_bytes(8, "little")
         head[44:48] = lookup3(bytes(head[:44])).to_bytes(4, "little")

@@ -17,8 +17,9 @@ from h5py import h5d, h5g
 
 from merge.plan import EpisodePlan
 from merge.sources import SourceFile, Sources
-from shardwriter.errors import FormatError, ShardDamaged
+from shardwriter.errors import FormatError, ShardDamaged, TooLarge
 from shardwriter.files.column_reader import read_value, read_whole
+from shardwriter.files.episode_index import lacking_fields
 from shardwriter.files.layout import EPISODES, INDEX, MERGE, episode_group
 from shardwriter.files.shard_description import (
     ColumnDescription,
@@ -27,7 +28,7 @@ from shardwriter.files.shard_description import (
     check_format,
 )
 from shardwriter.files.structure import UNCERTAIN, Structure
-from shardwriter.files.untrusted import entries, opened, read_attributes_of
+from shardwriter.files.untrusted import check_tree, entries, open_child, read_attributes_of
 from shardwriter.files.vetting import Vetter
 
 __all__ = ["Notes", "Previous", "read_previous"]
@@ -72,9 +73,13 @@ def schema_of(text: str) -> Mapping[str, TableDescription]:
     """Return the tables, without rows, that ``schema_text`` wrote; one object for one text."""
     return {
         name: TableDescription(
-            0, tuple(ColumnDescription(n, np.dtype(d), tuple(s), bool(t)) for n, d, s, t in columns)
+            0,
+            tuple(
+                ColumnDescription(str(n), np.dtype(d), tuple(map(int, s)), bool(t))
+                for n, d, s, t in columns
+            ),
         )
-        for name, columns in json.loads(text).items()
+        for name, columns in dict(json.loads(text)).items()
     }
 
 
@@ -128,42 +133,46 @@ def read_previous(path: Path) -> Previous | None:
     if not path.exists():
         return None
     try:
-        vetter = Vetter(path)
-        vetter.check(INDEX)
-        with opened(path, is_master=True) as root:
+        vetter = Vetter(path, whole=True)
+        with vetter.opened() as root:
             check_format(path, read_attributes_of(path, root))
             names = entries(path, root)
             if INDEX.encode() not in names:
                 raise FormatError(path, "a master or no file, to be written", "a shard")
-            for name in set(names) - {EPISODES.encode()}:  # any of them may be replaced
-                vetter.check(os.fsdecode(name))
-            is_known = all(name.encode() in names for name in (EPISODES, MERGE))
-            return _previous(path, root) if is_known else None
-    except ShardDamaged as error:
+            if not all(name.encode() in names for name in (EPISODES, MERGE)):
+                return None
+            vetter.check(INDEX)
+            vetter.check(MERGE)
+            return _previous(path, root)
+    except (ShardDamaged, TooLarge) as error:
         if not h5py.is_hdf5(path):
             raise FormatError(path, "a master or no file, to be written", str(error)) from error
         return None
 
 
 def _previous(path: Path, root: h5g.GroupID) -> Previous | None:
-    index = h5d.open(root, INDEX.encode())
-    notes = read_attributes_of(path, h5g.open(root, MERGE.encode()))
-    numbers = h5d.open(root, f"{MERGE}/schema_of".encode())
-    for dataset in (index, numbers):  # they are written to, so no other file may be behind them
-        if dataset.get_create_plist().get_layout() != h5d.CHUNKED:
-            return None
+    index, merge = (open_child(path, root, name.encode()) for name in (INDEX, MERGE))
+    for node in (index, merge):  # they are written to, so no other file may be behind them
+        check_tree(path, node)
+    notes = read_attributes_of(path, merge)
+    numbers = h5d.open(merge, b"schema_of")
     sources, is_renumbered = json.loads(notes["sources"])
     rows = read_whole(h5py.Dataset(index))
-    texts = read_value(h5py.Dataset(h5d.open(root, f"{MERGE}/schemas".encode())))
+    texts = read_value(h5py.Dataset(h5d.open(merge, b"schemas")))
     schemas = tuple(json.loads(texts))
-    of = tuple(read_whole(h5py.Dataset(numbers)).tolist())
-    if len(of) != len(rows) or (of and max(of) >= len(schemas)):
+    if rows.ndim != 1 or lacking_fields(rows.dtype):
+        return None
+    for text in schemas:
+        schema_of(text)
+    for uuid in rows["uuid"].tolist():
+        uuid.decode()
+    of = tuple(map(int, read_whole(h5py.Dataset(numbers)).tolist()))
+    ids = rows["episode_id"].tolist()
+    if len(of) != len(rows) or (of and max(of) >= len(schemas)) or ids != sorted(set(ids)):
         return None
     files = tuple((str(a), int(b), int(c)) for a, b, c in json.loads(notes["files"]))
     groups = _groups(path)
-    if groups.keys() != {
-        os.path.basename(episode_group(episode)).encode() for episode in rows["episode_id"].tolist()
-    }:
+    if groups.keys() != {os.path.basename(episode_group(i)).encode() for i in ids}:
         return None
     noted = Notes(tuple(sources), files, bool(is_renumbered), schemas, of)
     return Previous(path, rows, noted, groups)
@@ -173,7 +182,6 @@ def _groups(path: Path) -> Mapping[bytes, int]:
     """Return the addresses of the episodes' groups, none where they are not as we write them."""
     try:
         with Structure(path) as structure:
-            place = structure.links(structure.messages(structure.root))[EPISODES.encode()]
-            return structure.links(structure.messages(place))
+            return structure.links(structure.find(EPISODES) or [])
     except UNCERTAIN:
         return {}

@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -15,7 +16,7 @@ import pytest
 from merging import shard
 from mutating import hostile_mutations, mutations
 
-from merge import merge_experiment, pack, verify
+from merge import MergeOptions, merge_experiment, merge_experiments, pack, verify
 from merge.describing import in_children
 from shardwriter import ExperimentLoader
 from shardwriter.errors import (
@@ -29,6 +30,7 @@ from shardwriter.files.lookup3 import lookup3
 from shardwriter.files.shard_description import describe
 from shardwriter.files.structure import Structure
 from shardwriter.files.untrusted import check_memory
+from shardwriter.plot.recording import _chosen
 
 MASTER = "experiment_data.h5"
 TABLE = "episodes/episode_0001/behavior"
@@ -64,6 +66,11 @@ def external_link(file: h5py.File, secret: Path) -> None:
 def external_table(file: h5py.File, secret: Path) -> None:
     del file[TABLE]
     file[TABLE] = h5py.ExternalLink(os.fspath(secret), "/")
+
+
+def external_events(file: h5py.File, secret: Path) -> None:
+    del file["episodes/episode_0001/events"]
+    file["episodes/episode_0001/events"] = h5py.ExternalLink(os.fspath(secret), "/")
 
 
 def virtual(file: h5py.File, secret: Path) -> None:
@@ -138,6 +145,7 @@ SHARD_ATTACKS: list[Callable[[h5py.File, Path], None]] = [
     external_storage,
     external_link,
     external_table,
+    external_events,
     soft_link,
     virtual,
     virtual_cycle,
@@ -180,6 +188,25 @@ def test_a_hostile_shard_is_refused(
         loader.get_episode(1).get_behavior()
     report = verify(experiment, deep=True, workers=1)
     assert any("episode_0001" in each.where for each in report.problems)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [soft_link, external_link, external_table, external_events],
+    ids=lambda one: one.__name__,
+)
+def test_no_link_is_followed(experiment: Path, attack: Callable[[h5py.File, Path], None]) -> None:
+    with h5py.File(shard(experiment, 1), "r+") as file:
+        attack(file, secret_file(experiment.parent))
+    adopt(experiment)
+    with ExperimentLoader(experiment) as loader:
+        found = dict(loader.describe())
+        assert isinstance(found[1], ShardDamaged)
+        assert not isinstance(found[0], ShardDamaged)
+        episode = loader.get_episode(1)
+        for read in (episode.get_events, episode.get_rewards, lambda: _chosen(episode, None)):
+            with pytest.raises(ShardDamaged, match="expected an object, got a link"):
+                read()
 
 
 def adopt(experiment: Path) -> None:
@@ -256,6 +283,13 @@ def index_of_other_fields(file: h5py.File, secret: Path) -> None:
     file["episode_index"] = np.arange(4)
 
 
+def index_of_other_kinds(file: h5py.File, secret: Path) -> None:
+    index = file["episode_index"][()]
+    kinds = [(name, "<i8" if name == "shard" else index.dtype[name]) for name in index.dtype.names]
+    del file["episode_index"]
+    file["episode_index"] = np.zeros(len(index), kinds)
+
+
 def absurd_index(file: h5py.File, secret: Path) -> None:
     file["episode_index"].resize(10**14, axis=0)
 
@@ -275,6 +309,7 @@ def other_format(file: h5py.File, secret: Path) -> None:
         index_in_other_file,
         no_index,
         index_of_other_fields,
+        index_of_other_kinds,
         absurd_index,
         next_format,
         other_format,
@@ -291,7 +326,59 @@ def test_a_hostile_master_is_refused(
     with pytest.raises((FormatError, TooLarge)):
         ExperimentLoader(experiment)
     assert not verify(experiment, workers=1).is_sound
+    with suppress(FormatError):
+        merge_experiment(experiment)
+        with ExperimentLoader(experiment) as loader:
+            assert len(loader) == EPISODES
     assert secret.read_bytes() == before
+
+
+def notes_elsewhere(file: h5py.File, secret: Path) -> None:
+    del file["merge/schema_of"]
+    file["merge/schema_of"] = h5py.ExternalLink(os.fspath(secret), "/data")
+
+
+def notes_in_other_file(file: h5py.File, secret: Path) -> None:
+    del file["merge/schema_of"]
+    file.create_dataset("merge/schema_of", (1,), np.uint32, external=[(os.fspath(secret), 0, 4)])
+
+
+def notes_of_other_kinds(file: h5py.File, secret: Path) -> None:
+    del file["merge/schemas"]
+    file["merge/schemas"] = '["[1]"]'
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [notes_elsewhere, notes_in_other_file, notes_of_other_kinds],
+    ids=lambda one: one.__name__,
+)
+def test_what_a_hostile_master_notes_is_not_used(
+    experiment: Path, attack: Callable[[h5py.File, Path], None]
+) -> None:
+    later = shard(experiment, 1).rename(experiment / "later.h5")
+    merge_experiments([experiment], None, MergeOptions(forget_missing=True))
+    secret = secret_file(experiment.parent)
+    before = secret.read_bytes()
+    with h5py.File(experiment / MASTER, "r+") as file:
+        attack(file, secret)
+    later.rename(shard(experiment, 1))
+    merge_experiment(experiment)
+    assert verify(experiment, workers=1).is_sound
+    assert secret.read_bytes() == before
+
+
+def test_a_group_elsewhere_is_not_read(experiment: Path) -> None:
+    secret = secret_file(experiment.parent)
+    with h5py.File(experiment / MASTER, "r+") as file:
+        for name in ("config", "checkpoints"):
+            del file[name]
+            file[name] = h5py.ExternalLink(os.fspath(secret), "/")
+    with ExperimentLoader(experiment) as loader:
+        for read in (loader.get_config, loader.list_checkpoints):
+            with pytest.raises(ShardDamaged, match="expected an object, got a link"):
+                read()
+        assert loader.get_network_structure("neurons/ids/none") == {}
 
 
 def test_a_new_major_version_names_both(experiment: Path) -> None:
