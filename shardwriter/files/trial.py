@@ -8,6 +8,7 @@ import math
 import os
 import resource
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -69,11 +70,21 @@ def outcome(path: Path, place: str) -> str:
 def try_to_read(parent: Parent) -> None:
     """Run a child process: do with an object, and all below it, whatever a reader may do."""
     path, place = parent.receive()
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    sys.excepthook = sys.unraisablehook = _say_nothing  # objects of a broken file end badly
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     most = _MOST_MEMORY if hard == resource.RLIM_INFINITY else min(_MOST_MEMORY, hard)
     resource.setrlimit(resource.RLIMIT_AS, (most, hard))
-    parent.link.send(_Trial(path, lambda: parent.link.send(None)).problem(place))
+    try:
+        problem = _Trial(path, lambda: parent.link.send(None)).problem(place)
+    except MemoryError:
+        problem = "reading it takes too much memory"
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))  # to tell that takes memory, too
+    parent.link.send(problem)
     os._exit(0)  # HDF5 may hold files that crash at its own exit
+
+
+def _say_nothing(*_: object) -> None:
+    """Take the place of a hook that prints an exception."""
 
 
 class _Trial:
