@@ -7,36 +7,27 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from hostile import adopt, secret_file
 from merging import shard
 from mutating import hostile_mutations, mutations
 
-from merge import MergeOptions, merge_experiment, merge_experiments, pack, verify
+from merge import merge_experiment, pack, verify
 from merge.describing import in_children
 from shardwriter import ExperimentLoader
-from shardwriter.errors import (
-    FormatError,
-    ShardDamaged,
-    ShardMissing,
-    ShardWriterError,
-    TooLarge,
-)
+from shardwriter.errors import ShardDamaged, TooLarge
+from shardwriter.files.layout import MASTER
 from shardwriter.files.lookup3 import lookup3
 from shardwriter.files.shard_description import describe
 from shardwriter.files.structure import Structure
 from shardwriter.files.untrusted import check_memory
 from shardwriter.plot.recording import _chosen
 
-MASTER = "experiment_data.h5"
 TABLE = "episodes/episode_0001/behavior"
-SECRET = b"root:x:0:0: a secret that no merge may copy"
-
-
 EPISODES = 2  # of the experiment that each test has a copy of
 
 
@@ -160,15 +151,6 @@ SHARD_ATTACKS: list[Callable[[h5py.File, Path], None]] = [
 ]
 
 
-def secret_file(folder: Path) -> Path:
-    secret = folder / "secret.h5"
-    with h5py.File(secret, "w", userblock_size=512) as file:
-        file["data"] = np.frombuffer(SECRET, np.uint8)
-    with secret.open("r+b") as data:
-        data.write(SECRET)
-    return secret
-
-
 @pytest.mark.parametrize("attack", SHARD_ATTACKS, ids=lambda one: one.__name__)
 def test_a_hostile_shard_is_refused(
     experiment: Path, attack: Callable[[h5py.File, Path], None]
@@ -207,14 +189,6 @@ def test_no_link_is_followed(experiment: Path, attack: Callable[[h5py.File, Path
         for read in (episode.get_events, episode.get_rewards, lambda: _chosen(episode, None)):
             with pytest.raises(ShardDamaged, match="expected an object, got a link"):
                 read()
-
-
-def adopt(experiment: Path) -> None:
-    """Make the master's index agree with a shard that was changed, as an attacker would."""
-    with h5py.File(experiment / MASTER, "r+") as file:
-        index = file["episode_index"][()]
-        index["size"][1] = shard(experiment, 1).stat().st_size
-        file["episode_index"][...] = index
 
 
 @pytest.mark.parametrize(
@@ -258,167 +232,6 @@ def test_a_plugin_path_is_never_searched(experiment: Path) -> None:
     assert "expected a filter of this package, got number 31999" in done.stderr
     if trace.exists():
         assert "plugins" not in trace.read_text()
-
-
-# -- masters ----------------------------------------------------------------------------------
-
-
-def index_elsewhere(file: h5py.File, secret: Path) -> None:
-    del file["episode_index"]
-    file["episode_index"] = h5py.ExternalLink(os.fspath(secret), "/data")
-
-
-def index_in_other_file(file: h5py.File, secret: Path) -> None:
-    dtype = file["episode_index"].dtype
-    del file["episode_index"]
-    file.create_dataset("episode_index", (1,), dtype, external=[(os.fspath(secret), 0, 500)])
-
-
-def no_index(file: h5py.File, secret: Path) -> None:
-    del file["episode_index"]
-
-
-def index_of_other_fields(file: h5py.File, secret: Path) -> None:
-    del file["episode_index"]
-    file["episode_index"] = np.arange(4)
-
-
-def index_of_other_kinds(file: h5py.File, secret: Path) -> None:
-    index = file["episode_index"][()]
-    kinds = [(name, "<i8" if name == "shard" else index.dtype[name]) for name in index.dtype.names]
-    del file["episode_index"]
-    file["episode_index"] = np.zeros(len(index), kinds)
-
-
-def absurd_index(file: h5py.File, secret: Path) -> None:
-    file["episode_index"].resize(10**14, axis=0)
-
-
-def next_format(file: h5py.File, secret: Path) -> None:
-    file.attrs["format_version"] = "2.0"
-
-
-def other_format(file: h5py.File, secret: Path) -> None:
-    file.attrs["format"] = "another"
-
-
-@pytest.mark.parametrize(
-    "attack",
-    [
-        index_elsewhere,
-        index_in_other_file,
-        no_index,
-        index_of_other_fields,
-        index_of_other_kinds,
-        absurd_index,
-        next_format,
-        other_format,
-    ],
-    ids=lambda one: one.__name__,
-)
-def test_a_hostile_master_is_refused(
-    experiment: Path, attack: Callable[[h5py.File, Path], None]
-) -> None:
-    secret = secret_file(experiment.parent)
-    before = secret.read_bytes()
-    with h5py.File(experiment / MASTER, "r+") as file:
-        attack(file, secret)
-    with pytest.raises((FormatError, TooLarge)):
-        ExperimentLoader(experiment)
-    assert not verify(experiment, workers=1).is_sound
-    with suppress(FormatError):
-        merge_experiment(experiment)
-        with ExperimentLoader(experiment) as loader:
-            assert len(loader) == EPISODES
-    assert secret.read_bytes() == before
-
-
-def notes_elsewhere(file: h5py.File, secret: Path) -> None:
-    del file["merge/schema_of"]
-    file["merge/schema_of"] = h5py.ExternalLink(os.fspath(secret), "/data")
-
-
-def notes_in_other_file(file: h5py.File, secret: Path) -> None:
-    del file["merge/schema_of"]
-    file.create_dataset("merge/schema_of", (1,), np.uint32, external=[(os.fspath(secret), 0, 4)])
-
-
-def notes_of_other_kinds(file: h5py.File, secret: Path) -> None:
-    del file["merge/schemas"]
-    file["merge/schemas"] = '["[1]"]'
-
-
-@pytest.mark.parametrize(
-    "attack",
-    [notes_elsewhere, notes_in_other_file, notes_of_other_kinds],
-    ids=lambda one: one.__name__,
-)
-def test_what_a_hostile_master_notes_is_not_used(
-    experiment: Path, attack: Callable[[h5py.File, Path], None]
-) -> None:
-    later = shard(experiment, 1).rename(experiment / "later.h5")
-    merge_experiments([experiment], None, MergeOptions(forget_missing=True))
-    secret = secret_file(experiment.parent)
-    before = secret.read_bytes()
-    with h5py.File(experiment / MASTER, "r+") as file:
-        attack(file, secret)
-    later.rename(shard(experiment, 1))
-    merge_experiment(experiment)
-    assert verify(experiment, workers=1).is_sound
-    assert secret.read_bytes() == before
-
-
-def test_a_group_elsewhere_is_not_read(experiment: Path) -> None:
-    secret = secret_file(experiment.parent)
-    with h5py.File(experiment / MASTER, "r+") as file:
-        for name in ("config", "checkpoints"):
-            del file[name]
-            file[name] = h5py.ExternalLink(os.fspath(secret), "/")
-    with ExperimentLoader(experiment) as loader:
-        for read in (loader.get_config, loader.list_checkpoints):
-            with pytest.raises(ShardDamaged, match="expected an object, got a link"):
-                read()
-        assert loader.get_network_structure("neurons/ids/none") == {}
-
-
-def test_a_new_major_version_names_both(experiment: Path) -> None:
-    with h5py.File(experiment / MASTER, "r+") as file:
-        file.attrs["format_version"] = "2.0"
-    with pytest.raises(FormatError, match=r"1\.x.*got shardwriter 2\.0"):
-        ExperimentLoader(experiment)
-
-
-@pytest.mark.parametrize("name", ["../outside.h5", "/etc/passwd", "shards/../../outside.h5"])
-def test_a_master_reads_nothing_outside_its_root(experiment: Path, name: str) -> None:
-    outside = experiment.parent / "outside.h5"
-    outside.write_bytes(shard(experiment, 1).read_bytes())
-    with h5py.File(experiment / MASTER, "r+") as file:
-        index = file["episode_index"][()]
-        index["shard"][1] = name.encode()
-        file["episode_index"][...] = index
-    with ExperimentLoader(experiment) as loader, pytest.raises(ShardWriterError, match="outside"):
-        loader.get_episode(1).get_behavior()
-
-
-def test_a_name_that_no_file_can_have_is_a_missing_shard(experiment: Path) -> None:
-    with h5py.File(experiment / MASTER, "r+") as file:
-        index = file["episode_index"][()]
-        index["shard"][1] = b"shards\0pisode_0001.h5"
-        file["episode_index"][...] = index
-    with ExperimentLoader(experiment) as loader, pytest.raises(ShardMissing, match="episode 1"):
-        loader.get_episode(1).get_behavior()
-    assert "missing" in str(verify(experiment, workers=1))
-
-
-def test_a_virtual_network_reads_nothing_outside(experiment: Path) -> None:
-    secret = secret_file(experiment.parent)
-    with h5py.File(experiment / MASTER, "r+") as file:
-        layout = h5py.VirtualLayout((len(SECRET),), np.uint8)
-        layout[...] = h5py.VirtualSource(f"../{secret.name}", "data", (len(SECRET),), np.uint8)
-        del file["network_structure/neurons/ids"]
-        file.create_virtual_dataset("network_structure/neurons/ids", layout)
-    with ExperimentLoader(experiment) as loader, pytest.raises(ShardWriterError, match="outside"):
-        loader.get_network_structure()
 
 
 def test_a_bomb_does_not_take_all_memory(tmp_path: Path) -> None:
@@ -531,20 +344,3 @@ def test_a_described_file_is_left_closed(experiment: Path) -> None:
         if os.path.islink(link)
     ]
     assert os.fspath(shard(experiment, 1)) not in held
-
-
-@pytest.mark.usefixtures("both_ways")
-def test_a_heap_in_the_middle_of_a_master_is_refused(experiment: Path) -> None:
-    master = experiment / MASTER
-    data = bytearray(master.read_bytes())
-    heap = data.index(b"GCOL\x01")
-    data[heap + 6] = 0x5A  # a reserved byte, which HDF5 ignores
-    data[heap + 16 : heap + 32] = bytes(16)
-    far = 200 * 1024
-    assert len(data) - heap > far  # neither of both ends
-    master.write_bytes(data)
-    with pytest.raises(FormatError, match="global heap"):
-        ExperimentLoader(experiment)
-    report = merge_experiment(experiment)  # the old master is of no use, and in nobody's way
-    with ExperimentLoader(report) as loader:
-        assert len(loader) == 2
