@@ -5,6 +5,7 @@ it trusts there is more than what can be looked at before.
 """
 
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from h5py import h5g
 
 from merge.concatenated import write_concatenated
 from merge.describing import in_children
-from merge.master_file import Array, MasterWriter, open_master, replace_rows
+from merge.master_file import Array, MasterWriter, has_episodes, open_master, replace_rows
 from merge.plan import EpisodePlan
 from merge.previous import Notes
 from merge.sources import Sources
@@ -30,50 +31,40 @@ from shardwriter.files.layout import (
     INDEX,
     MERGE,
 )
+from shardwriter.files.publication import remove
 from shardwriter.files.refusal import named_refusals
 from shardwriter.files.shard_description import describe_tree
+from shardwriter.files.trial import limit_memory
 from shardwriter.files.untrusted import UNREADABLE, entries, read_attributes_of
 from shardwriter.files.vetting import vetted
 
-__all__ = ["Front", "is_amended"]
+__all__ = ["Amendment", "Front", "amended"]
+
+_LIMIT_S = 60.0
+_LEAST_BYTES_PER_S = 1e6  # of the master, beyond that
 
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """What a file at `path` is to hold as a master of `sources`, but for the episodes.
-
-    ``has_own``: what is there already has the groups of the experiments' own files as they are.
-    """
+    """What a file at `path` is to hold as a master of `sources`, but for the episodes."""
 
     path: Path
     sources: Sources
     index: Array
     notes: Notes
-    has_own: bool
 
     def write(self, concatenated: Sequence[EpisodePlan]) -> None:
         """Write it into a new file, with datasets over all of some episodes."""
         with open_master(self.path, "w") as file:
-            self._write(file)
+            self.write_into(file)
             if concatenated:
                 write_concatenated(file, concatenated)
 
-    def amend(self) -> None:
-        """Write it into a copy of an earlier master, whose episodes stay as they are."""
-        with open_master(self.path, "r+") as file:
-            if not self.has_own:
-                for name in [*file.attrs]:
-                    del file.attrs[name]
-                for name in set(file) - {EPISODES, INDEX, MERGE}:
-                    del file[name]
-            elif CONCATENATED in file:
-                del file[CONCATENATED]  # it lacks what is new
-            self._write(file)
-
-    def _write(self, file: h5py.File) -> None:
+    def write_into(self, file: h5py.File, *, has_own: bool = False) -> None:
+        """Write it into an open file, which may have the groups of own files already."""
         writer = MasterWriter(file)
         writer.group(file.id, EPISODES)
-        if not self.has_own:
+        if not has_own:
             for i, directory in enumerate(self.sources.directories):
                 place = f"sources/{directory.name}" if i else ""
                 self._write_own_files(writer, directory, writer.group(file.id, place))
@@ -109,24 +100,56 @@ class Front:
             group.attrs[name] = text
 
 
-def is_amended(front: Front) -> bool:
-    """Have a copy of an earlier master amended; tell whether that could be done.
+@dataclass(frozen=True, slots=True)
+class Amendment:
+    """A new front for a copy of an earlier master, whose episodes stay as they are.
+
+    ``has_own``: it has the groups of the experiments' own files already, as they are.
+    """
+
+    front: Front
+    last: Path
+    has_own: bool
+
+    @property
+    def path(self) -> Path:
+        """Where the copy goes."""
+        return self.front.path
+
+    def carry_out(self) -> None:
+        """Make the copy, and write the front into it."""
+        remove(self.path)  # what an attempt that failed left
+        shutil.copyfile(self.last, self.path)
+        with open_master(self.path, "r+") as file:
+            if not self.has_own:
+                for name in [*file.attrs]:
+                    del file.attrs[name]
+                for name in set(file) - {EPISODES, INDEX, MERGE}:
+                    del file[name]
+            elif CONCATENATED in file:
+                del file[CONCATENATED]  # it lacks what is new
+            self.front.write_into(file, has_own=self.has_own)
+
+
+def amended(amendment: Amendment) -> bool:
+    """Have an amendment carried out by another process; tell whether that could be done.
 
     Raises
     ------
     ShardWriterError
-        It could not, for another reason than what is in the copy.
+        It could not, for another reason than what is in the earlier master.
     """
-    (result,) = in_children("merge.front:amend", [front], 1, lambda _: None)
+    limit_s = _LIMIT_S + amendment.last.stat().st_size / _LEAST_BYTES_PER_S
+    (result,) = in_children("merge.front:amend", [amendment], 1, lambda _: None, 1, limit_s)
     if isinstance(result, ShardWriterError) and not isinstance(result, ShardDamaged):
         raise result
-    return result is None
+    return result is None and has_episodes(amendment.path)
 
 
-def amend(front: Front) -> None:
-    """Amend what is at a front's path; see ``is_amended``."""
+def amend(amendment: Amendment) -> None:
+    """Carry an amendment out. Only for a process that can be lost."""
     try:
-        with named_refusals(front.path):
-            front.amend()
+        with limit_memory(), named_refusals(amendment.path):
+            amendment.carry_out()
     except UNREADABLE as error:
-        raise ShardDamaged(front.path, "structure", f"cannot be changed: {error}") from error
+        raise ShardDamaged(amendment.path, "structure", f"cannot be changed: {error}") from error

@@ -5,9 +5,7 @@ Shards are only read.
 """
 
 import os
-import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +13,23 @@ import numpy as np
 from merge.concatenated import check_descriptors
 from merge.describing import describe_all
 from merge.differences import SchemaDifference, differences
-from merge.front import Front, is_amended
-from merge.master_file import has_episodes, link_episodes
+from merge.front import Amendment, Front, amended
+from merge.master_file import link_episodes
 from merge.options import MergeOptions, MergeReport
-from merge.plan import EpisodePlan, check_expected, index_of, plan, renumbered
+from merge.plan import (
+    EpisodePlan,
+    MasterPlan,
+    check_expected,
+    index_of,
+    plan,
+    renumbered,
+)
 from merge.previous import Notes, Previous, read_previous, schema_text
 from merge.sources import SourceFile, Sources, check_name
 from shardwriter.errors import ConfigError, EpisodesGone, IdsCollide
 from shardwriter.files.episode_index import index_dtype
 from shardwriter.files.layout import EXPERIMENT, MERGE_LOCK
-from shardwriter.files.publication import publish
+from shardwriter.files.publication import publish, remove
 from shardwriter.files.refusal import named_refusals
 from shardwriter.progress import progress_bar
 from shardwriter.system.locks import locked
@@ -119,14 +124,7 @@ class _Merge:
         options = self._options
         kept, new = self._split()
         self._check_gone()
-        workers = options.workers or len(os.sched_getaffinity(0))
-        with progress_bar("read", "shard", len(new), shown=options.progress) as bar:
-            shards = describe_all([file.path for file in new], workers, bar.update)
-        names = {file.path: file.name for file in new}
-        for shard in shards:
-            check_name(shard)
-        ids = renumbered(shards) if options.renumber else [shard.episode for shard in shards]
-        planned = plan(shards, [names[shard.path] for shard in shards], ids)
+        planned = self._planned(new)
         self._check_collisions(kept, planned.episodes)
         schemas = {each.episode: each.shard.tables for each in (*kept, *planned.episodes)}
         if options.expected is not None:
@@ -138,6 +136,18 @@ class _Merge:
             with named_refusals(self._sources.target):
                 self._write(kept, planned.episodes, report)
         return report
+
+    def _planned(self, files: Sequence[SourceFile]) -> MasterPlan:
+        """Read shards, and plan their episodes."""
+        options = self._options
+        workers = options.workers or len(os.sched_getaffinity(0))
+        with progress_bar("read", "shard", len(files), shown=options.progress) as bar:
+            shards = describe_all([file.path for file in files], workers, bar.update)
+        names = {file.path: file.name for file in files}
+        for shard in shards:
+            check_name(shard)
+        ids = renumbered(shards) if options.renumber else [shard.episode for shard in shards]
+        return plan(shards, [names[shard.path] for shard in shards], ids)
 
     def _split(self) -> tuple[list[EpisodePlan], list[SourceFile]]:
         """Divide the shards into episodes of the last master and files to be read."""
@@ -237,20 +247,22 @@ class _Merge:
         target = self._sources.target
         temporary = target.with_name(f".{target.name}.tmp")
         replaced = len(report.changed) + len(report.removed)
+        remove(temporary)
         try:
             groups: dict[bytes, int] = {}
             if kept and replaced <= _MOST_REPLACED * len(kept):
                 groups = self._amended(temporary, kept, new)
             if not groups:
-                new = sorted([*self._read_again(kept), *new], key=lambda each: each.episode)
-                self._front(temporary, [], new).write(new if self._options.concat else ())
+                remove(temporary)
+                every = self._planned(self._files).episodes if kept else new
+                self._front(temporary, [], every).write(every if self._options.concat else ())
+                new = every
             shown = self._options.progress
             with progress_bar("merge", "episode", len(new), shown=shown) as bar:
                 link_episodes(temporary, new, groups, bar.update)
             publish(temporary, target, replace=True)
         except BaseException:
-            with suppress(FileNotFoundError):
-                temporary.unlink()
+            remove(temporary)
             raise
 
     def _amended(
@@ -263,18 +275,10 @@ class _Merge:
         last = self._last
         if last is None:
             return {}
-        shutil.copyfile(self._sources.target, temporary)
-        if not is_amended(self._front(temporary, kept, new)) or not has_episodes(temporary):
+        front = self._front(temporary, kept, new)
+        if not amended(Amendment(front, self._sources.target, last.notes.files == self._own)):
             return {}
         return {each.name: last.groups[each.name] for each in kept}
-
-    def _read_again(self, kept: Sequence[EpisodePlan]) -> list[EpisodePlan]:
-        """Return the plans of episodes that were taken over, with all that is in their shards."""
-        ids = {(each.shard.path, each.shard.episode): each for each in kept}
-        paths = dict.fromkeys(each.shard.path for each in kept)
-        shards = describe_all(list(paths), self._options.workers or 1)
-        plans = [(ids[shard.path, shard.episode], shard) for shard in shards]
-        return [EpisodePlan(each.episode, shard, each.source) for each, shard in plans]
 
     def _front(self, path: Path, kept: Sequence[EpisodePlan], new: Sequence[EpisodePlan]) -> Front:
         """Return what a file holds besides these episodes; the index is in order of id."""
@@ -294,5 +298,4 @@ class _Merge:
         of = [numbers.setdefault(texts[id(e.shard.tables)], len(numbers)) for e in every]
         is_renumbered = self._options.renumber
         notes = Notes(self._names, self._own, is_renumbered, tuple(numbers), tuple(of))
-        has_own = bool(kept) and last is not None and last.notes.files == self._own
-        return Front(path, self._sources, index, notes, has_own)
+        return Front(path, self._sources, index, notes)

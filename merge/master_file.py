@@ -23,6 +23,7 @@ from shardwriter.files.lookup3 import lookup3
 from shardwriter.files.refusal import hdf5_to_write
 from shardwriter.files.schema import fill_value
 from shardwriter.files.shard_description import ColumnDescription, StaticNode
+from shardwriter.files.stored_objects import is_group
 from shardwriter.files.structure import UNCERTAIN, Structure, Unfamiliar
 from shardwriter.files.untrusted import Node, as_object
 
@@ -218,18 +219,19 @@ class Appending:
 
 
 def has_episodes(path: Path) -> bool:
-    """Tell whether a closed file has a group ``episodes`` that ``appending`` finds."""
+    """Tell whether ``appending`` finds the group ``episodes`` of a closed file."""
     try:
-        return _episodes_address(path) > 0
+        _episodes_address(path)
     except UNCERTAIN:
         return False
+    return True
 
 
 def _episodes_address(path: Path) -> int:
     with Structure(path) as structure:
         address = structure.place(EPISODES)
-    if address is None:
-        raise Unfamiliar
+        if address is None or not is_group(structure.messages(address)):
+            raise Unfamiliar
     return address
 
 

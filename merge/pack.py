@@ -5,23 +5,24 @@ has a hidden name until it is complete, and was compared with them.
 """
 
 import os
-import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from h5py import h5g, h5o
+from h5py import h5o
 
 from merge.checking import decode
 from merge.comparing import Copied, compare
+from merge.copying import Copying, copy_in_child
 from merge.describing import MEND, describe_all
 from merge.episode_copy import copy_episodes
 from merge.master import merge_experiment
 from merge.master_file import MasterWriter, open_master
+from merge.own_files import copy_into_group, copy_own_files, unpack_own_files
 from merge.plan import EpisodePlan, MasterPlan, index_of, plan
 from merge.sources import Sources, check_name
 from merge.verify import read_index
@@ -29,27 +30,22 @@ from shardwriter.errors import ConfigError, EpisodesGone, ExperimentNotFound, Sh
 from shardwriter.files.journal import sync_directory, sync_file
 from shardwriter.files.layout import (
     ATTRIBUTES,
-    CHECKPOINTS,
-    CONFIG_JSON,
     EPISODES,
     EXPERIMENT,
     FORMAT,
     FORMAT_VERSION,
     INDEX,
     MASTER,
-    MERGE,
     MERGE_LOCK,
     SHARDS,
     EpisodePaths,
     episode_shards,
     pack_name,
 )
-from shardwriter.files.publication import publish
+from shardwriter.files.publication import publish, remove
 from shardwriter.files.refusal import completed, named_refusals
 from shardwriter.files.shard import create
-from shardwriter.files.shard_description import ShardDescription
-from shardwriter.files.untrusted import check_tree, entries, read_attributes_of
-from shardwriter.files.vetting import Vetter, vetted
+from shardwriter.files.vetting import Vetter
 from shardwriter.progress import Bar, progress_bar
 from shardwriter.system.locks import locked
 
@@ -125,7 +121,7 @@ def pack_shards(
     temporary = target.with_name(f".{target.name}.tmp")
     with _removed_unless_done(temporary, target):
         (temporary / SHARDS).mkdir(parents=True)
-        _copy_own_files(sources.directories[0], temporary)
+        copy_own_files(sources.directories[0], temporary)
         size = max(1, -(-len(episodes) // shards))
         for number, first in enumerate(range(0, len(episodes), size)):
             part = episodes[first : first + size]
@@ -171,9 +167,9 @@ def unpack(source: Path, output: Path, *, deep: bool = False, progress: bool = F
             for path, index in indexes.items():
                 _unpack_episodes(path, index, temporary, deep, bar)
         if source.is_dir():
-            _copy_own_files(source, temporary)
+            copy_own_files(source, temporary)
         else:
-            _unpack_own_files(source, temporary)
+            unpack_own_files(source, temporary)
         _publish_directory(temporary, target)
     merge_experiment(target)
     return target
@@ -191,20 +187,12 @@ def _new(output: Path) -> Path:
 @contextmanager
 def _removed_unless_done(temporary: Path, target: Path) -> Iterator[None]:
     """Clear what an earlier attempt left, and what this one leaves if it fails."""
-    _remove(temporary)
+    remove(temporary)
     try:
         with named_refusals(target):
             yield
     finally:
-        _remove(temporary)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        with suppress(FileNotFoundError):
-            path.unlink()
+        remove(temporary)
 
 
 def _publish_directory(temporary: Path, target: Path) -> None:
@@ -244,13 +232,14 @@ def _write_pack(
     path: Path, episodes: Sequence[EpisodePlan], sources: Sources | None, progress: bool
 ) -> list[Copied]:
     """Write episodes with all their data, and the experiment's own files where given."""
+    left_over: list[Copying] = []
     with open_master(path, "w") as file:
         writer = MasterWriter(file)
         writer.group(file.id, EPISODES)
         if sources is not None:
             for place_name, own in sources.own_files(sources.directories[0]):
-                place = file.id if place_name == ATTRIBUTES else writer.group(file.id, place_name)
-                _copy_root(own, writer, h5g.open(place, b"."))
+                group = "" if place_name == ATTRIBUTES else place_name
+                left_over += copy_into_group(own, writer, path, group)
         for key, value in (
             ("format", FORMAT),
             ("format_version", FORMAT_VERSION),
@@ -264,33 +253,16 @@ def _write_pack(
     bar = progress_bar("pack", "episode", len(episodes), shown=progress)
     with bar:
         copies, left = copy_episodes(path, episodes, bar.update)
-        if left:
-            with open_master(path, "r+") as file:
-                for each in left:
-                    with vetted(each.shard.path, each.shard.group) as source:
-                        name = os.path.basename(each.group)
-                        copies.append(_copied(source, each.shard, file[EPISODES].id, name))
-                    bar.update()
+        items = [Copying(e.shard.path, e.shard.group, path, e.group) for e in left]
+        for each, address in zip(left, copy_in_child(items, bar.update), strict=True):
+            copies.append(Copied(each.shard, each.group, address))
+        copy_in_child(left_over)
     return copies
-
-
-def _copied(source: h5g.GroupID, shard: ShardDescription, target: h5g.GroupID, name: str) -> Copied:
-    """Copy an episode into a group of episodes by HDF5."""
-    h5o.copy(source, shard.group.encode(), target, name.encode())
-    return Copied(shard, f"{EPISODES}/{name}", h5o.get_info(target, name.encode()).addr)
 
 
 def _packed(each: EpisodePlan) -> EpisodePlan:
     """Return what the index says of an episode that lies in the index's own file."""
     return EpisodePlan(each.episode, replace(each.shard, episode=each.episode), "")
-
-
-def _copy_root(path: Path, writer: MasterWriter, target: h5g.GroupID) -> None:
-    with vetted(path, "") as source:
-        writer.attributes(target, read_attributes_of(path, source))
-        check_tree(path, source)
-        for key in entries(path, source):
-            h5o.copy(source, key, target, key)
 
 
 def _check(path: Path, copies: Sequence[Copied], deep: bool) -> None:
@@ -300,56 +272,6 @@ def _check(path: Path, copies: Sequence[Copied], deep: bool) -> None:
     found = decode(path, [replace(each.original, group=each.group) for each in again])
     if found.problems:
         raise ShardDamaged(path, "after packing", str(found.problems[0]))
-
-
-def _copy_own_files(source: Path, target: Path) -> None:
-    own = (source / EXPERIMENT).rglob("[!.]*")
-    for path in (*own, source / CONFIG_JSON):
-        if path.is_file() and path.suffix not in (".lock", ".run"):
-            copy = target / path.relative_to(source)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, copy)
-
-
-def _unpack_own_files(path: Path, target: Path) -> None:
-    """Write the groups of a packed file's root as the files that they came from."""
-    root = target / EXPERIMENT
-    root.mkdir()
-    vetter = Vetter(path)
-    with vetter.opened() as source:
-        attributes = read_attributes_of(path, source)
-        for name in ("format", "format_version", "episode_count", "uuid"):
-            attributes.pop(name, None)
-        _write_own_file(root / f"{ATTRIBUTES}.h5", attributes, {})
-        for key in entries(path, source):
-            name = os.fsdecode(key)
-            if name in (EPISODES, INDEX, MERGE):
-                continue
-            vetter.check(name)
-            group = h5g.open(source, key)
-            check_tree(path, group)
-            if name != CHECKPOINTS:
-                _copy_own_file(path, root / f"{name}.h5", group)
-                continue
-            (root / name).mkdir()
-            for checkpoint in entries(path, group):
-                own = root / name / f"{os.fsdecode(checkpoint)}.h5"
-                _copy_own_file(path, own, h5g.open(group, checkpoint))
-
-
-def _copy_own_file(path: Path, target: Path, group: h5g.GroupID) -> None:
-    members = dict.fromkeys(entries(path, group), group)
-    _write_own_file(target, read_attributes_of(path, group), members)
-
-
-def _write_own_file(
-    target: Path, attributes: Mapping[str, Any], members: Mapping[bytes, h5g.GroupID]
-) -> None:
-    """Write attributes, and copies of what groups have under these names."""
-    with named_refusals(target), open_master(target, "w") as file:
-        MasterWriter(file).attributes(file["/"].id, attributes)
-        for key, group in members.items():
-            h5o.copy(group, key, file.id, key)
 
 
 def _own_index(path: Path) -> dict[int, dict[str, Any]]:
@@ -368,9 +290,12 @@ def _unpack_episodes(
     vetter = Vetter(path)
     with vetter.opened() as source:
         for shard in shards:
-            vetter.check(shard.group)
             paths = EpisodePaths(target, shard.episode)
             paths.make_folder()
+            vetter.check(shard.group)
+            knows = vetter.knows(shard.group)
+            group = shard.group.encode()
+            address = -1
             with (
                 named_refusals(paths.shard),
                 completed(create(paths.temporary, shard.episode)) as file,
@@ -380,8 +305,12 @@ def _unpack_episodes(
                     file.attrs["uuid"] = given
                 seen.add(given)
                 del file[shard.group]
-                name = os.path.basename(shard.group)
-                copied = _copied(source, shard, file[EPISODES].id, name)
-            _check(paths.temporary, [copied], deep)
+                if knows:
+                    h5o.copy(source, group, file.id, group)
+                    address = h5o.get_info(file.id, group).addr
+            if not knows:
+                item = Copying(path, shard.group, paths.temporary, shard.group)
+                (address,) = copy_in_child([item])
+            _check(paths.temporary, [Copied(shard, shard.group, address)], deep)
             publish(paths.temporary, paths.shard)
             bar.update()

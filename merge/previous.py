@@ -87,7 +87,6 @@ def schema_of(text: str) -> Mapping[str, TableDescription]:
 class Previous:
     """An earlier master: its index, its notes, and where each episode's group is in it."""
 
-    path: Path
     index: np.ndarray[Any, Any]
     notes: Notes
     groups: Mapping[bytes, int]
@@ -168,14 +167,18 @@ def _previous(path: Path, root: h5g.GroupID) -> Previous | None:
         uuid.decode()
     of = tuple(map(int, read_whole(h5py.Dataset(numbers)).tolist()))
     ids = rows["episode_id"].tolist()
-    if len(of) != len(rows) or (of and max(of) >= len(schemas)) or ids != sorted(set(ids)):
+    if (
+        len(of) != len(rows)
+        or any(not 0 <= number < len(schemas) for number in of)
+        or ids != sorted(set(ids))
+    ):
         return None
     files = tuple((str(a), int(b), int(c)) for a, b, c in json.loads(notes["files"]))
     groups = _groups(path)
     if groups.keys() != {os.path.basename(episode_group(i)).encode() for i in ids}:
         return None
     noted = Notes(tuple(sources), files, bool(is_renumbered), schemas, of)
-    return Previous(path, rows, noted, groups)
+    return Previous(rows, noted, groups)
 
 
 def _groups(path: Path) -> Mapping[bytes, int]:

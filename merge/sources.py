@@ -18,6 +18,7 @@ from shardwriter.files.layout import (
     shard_id,
 )
 from shardwriter.files.shard_description import ShardDescription
+from shardwriter.files.untrusted import check_own
 
 __all__ = ["SourceFile", "Sources", "check_name"]
 
@@ -33,8 +34,17 @@ class SourceFile:
 
     @classmethod
     def of(cls, path: Path, folder: Path) -> "SourceFile":
-        """Return the file as it is now, for a master in `folder`."""
-        stat = path.stat()
+        """Return the file as it is now, for a master in `folder`.
+
+        Raises
+        ------
+        ShardDamaged
+            It is a link to nowhere.
+        """
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise ShardDamaged(path, "file", f"cannot be read: {error}") from error
         return cls(path, os.path.relpath(path, folder), stat.st_size, stat.st_mtime_ns)
 
 
@@ -82,13 +92,20 @@ class Sources:
         return [
             SourceFile.of(path, self.target.parent)
             for directory in self.directories
-            for path in sorted((directory / EXPERIMENT).rglob("[!.]*.h5"))
+            for _, path in self.own_files(directory)
         ]
 
     def own_files(self, directory: Path) -> Iterator[tuple[str, Path]]:
-        """Yield one experiment's own files by the name of the group that each becomes."""
+        """Yield one experiment's own files by the name of the group that each becomes.
+
+        Raises
+        ------
+        ShardOutside
+            One is a link to a file outside the experiment.
+        """
         root = directory / EXPERIMENT
         for path in sorted(root.rglob("[!.]*.h5")):
+            check_own(path, directory)
             yield path.relative_to(root).with_suffix("").as_posix(), path
 
 

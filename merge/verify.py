@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from h5py import h5d
-
 from merge.checking import Problem, ShardCheck, ShardJob
 from merge.describing import MEND, in_children
 from merge.master_check import MasterPart
@@ -33,11 +31,9 @@ from shardwriter.files.layout import (
 )
 from shardwriter.files.shard_description import check_format
 from shardwriter.files.untrusted import (
-    as_object,
-    check_filters,
-    check_memory,
+    check_tree,
     entries,
-    open_child,
+    open_dataset,
     read_attributes_of,
 )
 from shardwriter.files.vetting import vetted
@@ -271,12 +267,8 @@ def read_index(path: Path) -> list[dict[str, Any]] | None:
         names = entries(path, root)
         if INDEX.encode() not in names:
             return None
-        node = open_child(path, root, INDEX.encode())
-        if node.get_create_plist().get_layout() != h5d.CHUNKED:
-            raise ShardDamaged(path, INDEX, "expected chunks in this file")
-        check_filters(path, node, node.get_create_plist())
-        dataset = as_object(node)
-        check_memory(path, INDEX, dataset.nbytes)
+        dataset = open_dataset(path, root, INDEX)
+        check_tree(path, dataset.id)
         lacking = lacking_fields(dataset.dtype)
         if lacking:
             raise ShardDamaged(path, INDEX, f"expected fields {', '.join(lacking)}")

@@ -308,17 +308,19 @@ class TooManyShards(ShardWriterError):
 
 
 class ShardOutside(ShardWriterError):
-    """A master names a file outside the directory that it may read from; nothing was read."""
+    """A file lies outside the directory that may be read from; nothing was read."""
 
-    def __init__(self, path: Path, root: Path) -> None:
-        super().__init__(path, root)
+    def __init__(
+        self,
+        path: Path,
+        root: Path,
+        advice: str = "if you trust the master, give a directory that holds both as root=",
+    ) -> None:
+        super().__init__(path, root, advice)
 
     def __str__(self) -> str:
-        path, root = self.args
-        return (
-            f"{path}: expected a file inside {root}, got one outside; if you trust the master, "
-            "give a directory that holds both as root="
-        )
+        path, root, advice = self.args
+        return f"{path}: expected a file inside {root}, got one outside; {advice}"
 
 
 class TooLarge(ShardWriterError):

@@ -20,6 +20,7 @@ from shardwriter.errors import (
     EpisodeNotFound,
     EpisodeUnfinished,
     ExperimentNotFound,
+    ShardDamaged,
     ShardWriterError,
     TooManyOpenFiles,
 )
@@ -277,7 +278,20 @@ class ExperimentLoader:
 
     def get_code_snapshot(self) -> dict[str, str]:
         """Return the texts of source files by path."""
-        return {file["path"]: file["text"] for file in self._own.tree("code_snapshot").values()}
+        files = self._group_of("code_snapshot").values()
+        try:
+            return {file["path"]: file["text"] for file in files}
+        except (KeyError, IndexError, TypeError) as error:
+            problem = "expected groups of a path and a text"
+            raise ShardDamaged(self.path, "code_snapshot", problem) from error
+
+    def _group_of(self, name: str, part: str = "") -> dict[str, Any]:
+        """Return the nested values of a group of the experiment."""
+        found = self._own.tree(name, part)
+        if not isinstance(found, dict):
+            place = f"{name}/{part}" if part else name
+            raise ShardDamaged(self.path, place, "expected a group, got a dataset")
+        return found
 
     def list_checkpoints(self) -> list[str]:
         """Return the names of the checkpoints."""
@@ -296,7 +310,7 @@ class ExperimentLoader:
             raise ExperimentNotFound(
                 self.path, f"one of the checkpoints {known}, got {name!r}", "name one that is there"
             )
-        return dict(self._own.tree(f"checkpoints/{name}"))
+        return self._group_of(f"checkpoints/{name}")
 
     def get_episode_summary(self, episode_id: int) -> dict[str, Any]:
         """Return an episode's attributes, and what its rollout returned under ``summary``."""
@@ -338,7 +352,7 @@ class ExperimentLoader:
 
         With `part`, such as ``"neurons"``, only that one is read and returned.
         """
-        return dict(self._own.tree("network_structure", part))
+        return self._group_of("network_structure", part)
 
     def concat(
         self,

@@ -20,6 +20,7 @@ from shardwriter.files.layout import (
     EVENTS,
     MASTER,
     TABLES,
+    TIMESTEPS,
     check_experiment,
     episode_group,
     listed_episodes,
@@ -27,8 +28,9 @@ from shardwriter.files.layout import (
     unfinished_episodes,
 )
 from shardwriter.files.run_note import RunNote, read_notes
-from shardwriter.files.untrusted import check_links
+from shardwriter.files.untrusted import UNREADABLE, check_path, is_there, members
 from shardwriter.files.vetting import vet
+from shardwriter.reading.shard_episode import table_columns
 from shardwriter.recovery.abandoned import owner
 from shardwriter.system.process import Identity
 
@@ -300,17 +302,19 @@ def _finished(path: Path, episode: int, known: _Shard | None) -> _Shard | None:
     if known is not None and (known.size, known.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
         return known
     try:
-        vet(path, episode_group(episode))
+        place = episode_group(episode)
+        vet(path, place)
         with h5py.File(path, locking=False) as file:
-            group = file[episode_group(episode)]
-            check_links(path, group.id)
-            tables = [group[name] for name in TABLES if name in group]
-            tables += list(group[EVENTS].values()) if EVENTS in group else []
+            check_path(path, file.id, place)
+            group = file[place]
+            names = [name for name in TABLES if is_there(path, group.id, name)]
+            names += [f"{EVENTS}/{name}" for name in members(path, group.id, EVENTS)]
+            tables = [table_columns(group, name) for name in names]
             columns = [column for table in tables for column in table.values()]
-            rows = sum(len(table["timesteps"]) for table in tables)
+            rows = sum(len(table[TIMESTEPS]) for table in tables)
             status = group.attrs["status"]
             text = status.decode() if isinstance(status, bytes | np.bytes_) else str(status)
             content = (text, rows, sum(int(column.nbytes) for column in columns))
-    except (ShardWriterError, OSError, KeyError, TypeError, AttributeError):
+    except (*UNREADABLE, ShardWriterError):
         content = ("unreadable", 0, 0)
     return _Shard(stat.st_size, stat.st_mtime_ns, *content)

@@ -11,16 +11,25 @@ import pytest
 from hostile import SECRET, secret_file
 from merging import shard
 
-from merge import MergeOptions, merge_experiment, merge_experiments, verify
+from merge import (
+    MergeOptions,
+    merge_experiment,
+    merge_experiments,
+    pack,
+    pack_shards,
+    verify,
+)
 from shardwriter import ExperimentLoader
 from shardwriter.errors import (
     FormatError,
     ShardDamaged,
     ShardMissing,
+    ShardOutside,
     ShardWriterError,
     TooLarge,
 )
 from shardwriter.files.layout import MASTER
+from shardwriter.watch import Watcher
 
 EPISODES = 2  # of the experiment that each test has a copy of
 
@@ -141,6 +150,92 @@ def test_a_group_elsewhere_is_not_read(experiment: Path) -> None:
             with pytest.raises(ShardDamaged, match="expected an object, got a link"):
                 read()
         assert loader.get_network_structure("neurons/ids/none") == {}
+
+
+def unlimited(file: h5py.File, place: str, source: Path) -> None:
+    """Add a virtual dataset whose source HDF5 opens as soon as its shape is asked for."""
+    spaces = []
+    for _ in range(2):
+        space = h5py.h5s.create_simple((1,), (h5py.h5s.UNLIMITED,))
+        space.select_hyperslab((0,), (h5py.h5s.UNLIMITED,), (1,), (1,))
+        spaces.append(space)
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_virtual(spaces[0], os.fsencode(source), b"/data", spaces[1])
+    name = os.fsencode(place)
+    shown = h5py.h5s.create_simple((0,), (h5py.h5s.UNLIMITED,))
+    h5py.h5d.create(file.id, name, h5py.h5t.NATIVE_UINT8, shown, properties)
+
+
+def test_a_virtual_dataset_without_a_size_is_not_opened(experiment: Path) -> None:
+    pipe = experiment / "pipe.h5"
+    os.mkfifo(pipe)  # whoever opens it waits for ever
+    with h5py.File(experiment / MASTER, "r+") as file:
+        unlimited(file, "checkpoints/best/x", pipe)
+    with h5py.File(shard(experiment, 1), "r+") as file:
+        unlimited(file, "episodes/episode_0001/behavior/x", pipe)
+    with ExperimentLoader(experiment) as loader:
+        with pytest.raises(ShardDamaged, match="a size of its own"):
+            loader.get_checkpoint("best")
+        assert len(loader.get_episode(0).get_behavior()["position"]) == 30
+    assert Watcher(experiment).snapshot().finished == {"completed": 1, "unreadable": 1}
+
+
+def test_a_pipe_is_no_file(experiment: Path) -> None:
+    shard(experiment, 1).unlink()
+    os.mkfifo(shard(experiment, 1))
+    with pytest.raises(ShardDamaged, match="expected a regular file"):
+        merge_experiment(experiment)
+    assert Watcher(experiment).snapshot().finished == {"completed": 1, "unreadable": 1}
+
+
+def test_a_link_among_an_experiment_s_own_files_is_not_followed(
+    experiment: Path, tmp_path: Path
+) -> None:
+    secret = secret_file(tmp_path)
+    for name in ("notes.txt", "zz.h5"):
+        (experiment / "experiment" / name).symlink_to(secret)
+        with pytest.raises(ShardOutside, match="put a copy"):
+            pack_shards(experiment, tmp_path / "packed", 1)
+    with pytest.raises(ShardOutside, match="put a copy"):
+        merge_experiment(experiment)
+    with pytest.raises(ShardOutside, match="put a copy"):
+        pack(experiment, tmp_path / "packed.h5")
+
+
+def test_a_link_of_a_temporary_name_is_not_followed(experiment: Path) -> None:
+    secret = secret_file(experiment.parent)
+    before = secret.read_bytes()
+    (experiment / f".{MASTER}.tmp").symlink_to(secret)
+    merge_experiments([experiment], None, MergeOptions(rebuild=True))
+    assert secret.read_bytes() == before
+    assert verify(experiment, workers=1).is_sound
+
+
+def test_an_index_that_lies_about_a_shard_is_of_no_use(experiment: Path) -> None:
+    with h5py.File(experiment / MASTER, "r+") as file:
+        index = file["episode_index"][()]
+        index["shard_episode_id"][0] = 77
+        file["episode_index"][...] = index
+    os.utime(shard(experiment, 1))  # more than a tenth is new, so that all is read again
+    assert merge_experiments([experiment]).episodes == EPISODES
+    assert verify(experiment, workers=1).is_sound
+
+
+def test_data_in_the_place_of_groups(experiment: Path) -> None:
+    with h5py.File(experiment / MASTER, "r+") as file:
+        for name in ("checkpoints", "network_structure"):
+            del file[name]
+        for name in ("checkpoints", "network_structure", "code_snapshot"):
+            file[name] = np.arange(3)
+    with ExperimentLoader(experiment) as loader:
+        for read in (
+            loader.list_checkpoints,
+            lambda: loader.get_checkpoint("best"),
+            loader.get_network_structure,
+            loader.get_code_snapshot,
+        ):
+            with pytest.raises(ShardDamaged, match="expected a group"):
+                read()
 
 
 def test_a_new_major_version_names_both(experiment: Path) -> None:

@@ -18,7 +18,7 @@ from merging import copied, master_content, record, shard, shards_content, stamp
 from merge import MergeOptions, describing, merge_experiment, merge_experiments
 from merge.describing import describe_all
 from merge.differences import differences_text
-from merge.front import Front, is_amended
+from merge.front import Amendment, Front, amended
 from merge.previous import read_previous
 from merge.report import report_text
 from merge.sources import Sources
@@ -179,14 +179,15 @@ def test_a_damaged_last_master_is_no_obstacle(experiment: Path) -> None:
 def test_a_copy_that_hdf5_cannot_change_is_not_amended(experiment: Path, is_sound: bool) -> None:
     last = read_previous(experiment / MASTER)
     assert last is not None
-    copy = experiment / "copy.h5"
+    earlier = experiment / "earlier.h5"
     data = bytearray((experiment / MASTER).read_bytes())
     if not is_sound:
         root = int.from_bytes(data[36:44], "little")
         data[root : root + 4] = bytes(4)
-    copy.write_bytes(data)
-    front = Front(copy, Sources.of([experiment], None), last.index, last.notes, has_own=False)
-    assert is_amended(front) == is_sound
+    earlier.write_bytes(data)
+    sources = Sources.of([experiment], None)
+    front = Front(experiment / "copy.h5", sources, last.index, last.notes)
+    assert amended(Amendment(front, earlier, has_own=False)) == is_sound
 
 
 def test_what_cannot_be_amended_is_written_anew(
@@ -196,7 +197,7 @@ def test_what_cannot_be_amended_is_written_anew(
     later = shard(experiment, 3).rename(experiment / "later.h5")
     merge_experiments([experiment], None, MergeOptions(forget_missing=True))
     later.rename(shard(experiment, 3))
-    monkeypatch.setattr("merge.master.is_amended", lambda front: False)
+    monkeypatch.setattr("merge.master.amended", lambda amendment: False)
     report = merge_experiments([experiment])
     assert report.added == (3,)
     assert master_content(experiment / MASTER) == expected

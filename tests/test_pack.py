@@ -4,8 +4,9 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -22,6 +23,7 @@ from merge import (
     unpack,
     verify,
 )
+from merge.copying import Copying, copy_in_child
 from merge.episode_copy import EpisodeCopy
 from shardwriter import DataExporter, ExperimentLoader
 from shardwriter.cli import main
@@ -35,7 +37,6 @@ from shardwriter.errors import (
     TooManyShards,
 )
 from shardwriter.files import stored_episode
-from shardwriter.files.shard_description import ShardDescription
 from shardwriter.files.structure import Unfamiliar
 from shardwriter.recording.episode import Episode
 from shardwriter.recovery import missing, recover
@@ -201,30 +202,30 @@ def test_many_copies_are_compared_by_processes(
     assert verify(packed, deep=True, expected=range(5), workers=1).is_sound
 
 
+@pytest.mark.parametrize("is_known", [True, False])
 def test_shards_are_copied_as_bytes_and_others_by_hdf5(
-    experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_known: bool
 ) -> None:
-    module = sys.modules["merge.pack"]
-    by_hdf5: list[int] = []
-    copied_by_hdf5 = module._copied
+    by_hdf5: list[Path] = []
 
-    def noted(source: object, described: ShardDescription, *rest: object) -> object:
-        by_hdf5.append(described.episode)
-        return copied_by_hdf5(source, described, *rest)
+    def noted(items: Sequence[Copying], *rest: Any) -> list[int]:
+        by_hdf5.extend(item.path for item in items)
+        return copy_in_child(items, *rest)
 
-    monkeypatch.setattr(module, "_copied", noted)
+    monkeypatch.setattr(sys.modules["merge.pack"], "copy_in_child", noted)
     pack(experiment, tmp_path / "all.h5")
     assert by_hdf5 == []
-    with h5py.File(shard(experiment, 3), "r+") as file:
+    with h5py.File(shard(experiment, 3), "r+", libver="v110" if is_known else None) as file:
         group = file["episodes/episode_0003"]
         group.create_dataset("compact", data=np.arange(4), track_times=True)
         del group.attrs["_crc32"]  # which knows nothing of that
     expected = shards_content(experiment)
     packed = pack(experiment, tmp_path / "some.h5")
-    assert by_hdf5 == [3]
+    assert by_hdf5 == ([] if is_known else [shard(experiment, 3)])
     content = master_content(packed)
     assert {k: v for k, v in content.items() if k.startswith("episodes/")} == expected
     assert verify(packed, deep=True, expected=range(5), workers=1).is_sound
+    assert shards_content(unpack(packed, tmp_path / "unpacked")) == expected
 
 
 def test_short_and_long_episodes_are_packed_alike(experiment: Path, tmp_path: Path) -> None:

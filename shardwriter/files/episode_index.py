@@ -26,7 +26,7 @@ def index_dtype(names: Sequence[str]) -> np.dtype[Any]:
 
 
 def lacking_fields(dtype: np.dtype[Any]) -> list[str]:
-    """Return the fields that a dataset of this dtype lacks, or has of another kind, as an index."""
+    """Return the fields of an index that a dtype does not have, or not of the right kind."""
     there = dtype.names or ()
     return [
         name

@@ -16,11 +16,13 @@ from shardwriter.files.column_reader import read_value
 from shardwriter.files.groups import read_attributes, read_tree
 from shardwriter.files.layout import ATTRIBUTES, CHECKPOINTS, EXPERIMENT
 from shardwriter.files.untrusted import (
-    check_path,
+    check_own,
     check_tree,
     file_of,
     is_inside,
     is_there,
+    members,
+    open_dataset,
     readable,
 )
 from shardwriter.files.vetting import Vetter, vetted
@@ -95,8 +97,7 @@ class OwnGroups:
         file = self._opened()
         with readable(self._path, CHECKPOINTS):
             self._vetter.check(CHECKPOINTS)
-            is_any = is_there(self._path, file.id, CHECKPOINTS)
-            return list(file[CHECKPOINTS]) if is_any else []
+            return members(self._path, file.id, CHECKPOINTS)
 
     def _opened(self) -> h5py.File:
         """Return the master; a closed one would say of every name that it is not there."""
@@ -164,14 +165,14 @@ class OwnFiles:
         if not path.is_file():
             yield None
             return
+        check_own(path, self._folder)
         with vetted(path, "") as root:
             yield h5py.Group(root)
 
 
 def _source_value(path: Path, place: str, dataset: h5py.Dataset) -> Any:
     with vetted(path, place) as root, readable(path, place):
-        check_path(path, root, place)
-        source = h5py.Group(root)[place]
+        source = open_dataset(path, root, place)
         check_tree(path, source.id)
         if source.shape != dataset.shape or source.dtype != dataset.dtype:
             raise ShardDamaged(path, place, f"expected {dataset.dtype} {dataset.shape}")

@@ -6,6 +6,7 @@ Invariant: a file is searched as bytes, before HDF5 sees it, in time that grows 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from stat import S_ISREG
 from typing import TypeAlias
 
 from shardwriter.compiled import compiled_module
@@ -41,11 +42,16 @@ def check_heaps(path: Path, *, whole: bool = False) -> None:
     Raises
     ------
     ShardDamaged
-        There is such a heap, or the file cannot be read.
+        There is such a heap, or the file cannot be read, or is no regular one.
+    TooManyOpenFiles
+        It cannot be opened for that reason.
     """
     try:
-        with path.open("rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
+        with open(path, "rb", buffering=0, opener=_opened_at_once) as file:
+            stat = os.fstat(file.fileno())
+            if not S_ISREG(stat.st_mode):
+                raise ShardDamaged(path, "file", "expected a regular file, got another kind")
+            size = stat.st_size
             most = _MOST_SEARCHED if whole and size <= _MOST_SEARCHED else _HEAP_SEARCH
             spans = [(0, min(size, most)), (max(most, size - _HEAP_SEARCH), size)]
             is_endless = any(_is_endless(file.fileno(), *span) for span in spans)
@@ -54,6 +60,11 @@ def check_heaps(path: Path, *, whole: bool = False) -> None:
     if is_endless:
         problem = "expected entries of some length, in heaps side by side; got others"
         raise ShardDamaged(path, "global heap", problem)
+
+
+def _opened_at_once(path: str, flags: int) -> int:
+    """Open a file without waiting for anybody, as a named pipe would."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _is_endless(fd: int, start: int, stop: int) -> bool:

@@ -6,11 +6,9 @@ Invariant: what a pack holds is finished; nothing is ever added to one.
 from contextlib import suppress
 from pathlib import Path
 
-import h5py
-
 from shardwriter.files.layout import EPISODES, group_id, packed_shards
 from shardwriter.files.structure import UNCERTAIN, Structure, are_sound
-from shardwriter.files.untrusted import readable
+from shardwriter.files.untrusted import members, readable
 from shardwriter.files.vetting import vetted
 
 __all__ = ["packed_episodes"]
@@ -40,4 +38,4 @@ def _names(path: Path) -> list[str]:
             if are_sound([structure]) == [True]:
                 return names
     with vetted(path, "") as root:
-        return list(h5py.Group(root)[EPISODES])
+        return members(path, root, EPISODES)

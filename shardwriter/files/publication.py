@@ -6,6 +6,7 @@ to a hidden name beside the final one, compared, and renamed there.
 
 import errno
 import os
+import shutil
 import time
 from collections.abc import Callable
 from io import FileIO
@@ -18,7 +19,7 @@ from shardwriter.errors import ShardDamaged
 from shardwriter.files.journal import sync_directory, sync_file
 from shardwriter.system.instants import reached
 
-__all__ = ["patiently", "publish"]
+__all__ = ["patiently", "publish", "remove"]
 
 T = TypeVar("T")
 
@@ -27,6 +28,14 @@ _BLOCK_BYTES = 4 << 20
 # handle"), until it asks again.
 _PASSING = (errno.ENOENT, errno.ESTALE)
 _PAUSES_S = (0.05, 0.2, 0.8, 2.0)
+
+
+def remove(path: Path) -> None:
+    """Remove what has a name, a directory with all below it, if there is anything."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def publish(finished: Path, final: Path, *, replace: bool = False) -> None:

@@ -11,6 +11,7 @@ import os
 import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import numpy as np
@@ -95,9 +96,11 @@ class Structure:
         if isinstance(path, int):
             self._fd = os.dup(path)
         else:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             stat = os.fstat(self._fd)
+            if not S_ISREG(stat.st_mode):
+                raise Unfamiliar
             self.size, self.mtime_ns = stat.st_size, stat.st_mtime_ns
             is_small = is_read_whole and self.size <= _WHOLE_BYTES
             self.whole = os.pread(self._fd, self.size, 0) if is_small else b""

@@ -17,15 +17,22 @@ from pathlib import Path
 from typing import cast
 
 import h5py
-from h5py import h5a, h5l
+from h5py import h5a, h5l, h5s
 
-from shardwriter.errors import ShardDamaged, not_opened
+from shardwriter.errors import ShardDamaged, ShardWriterError
 from shardwriter.files.global_heap import check_heaps
 from shardwriter.files.published import open_published
-from shardwriter.files.untrusted import DEEPEST, MOST_NODES, UNREADABLE, as_object, open_child
+from shardwriter.files.untrusted import (
+    DEEPEST,
+    MOST_NODES,
+    UNREADABLE,
+    as_object,
+    is_there,
+    open_child,
+)
 from shardwriter.system.process import Child, Parent
 
-__all__ = ["outcome"]
+__all__ = ["limit_memory", "outcome"]
 
 _LIMIT_S = 60.0  # without a sign of life, and in all, where the file is small
 _LEAST_BYTES_PER_S = 1e6  # else
@@ -44,10 +51,7 @@ def outcome(path: Path, place: str) -> str:
     ShardDamaged
         The process could not do that, for a reason that may be another one than the file.
     """
-    try:
-        child = Child(f"{__name__}:try_to_read")
-    except OSError as error:
-        raise not_opened(path, place or "structure", error) from error
+    child = Child(f"{__name__}:try_to_read")
     try:
         child.link.send((path, place))
         end = time.monotonic() + _LIMIT_S + path.stat().st_size / _LEAST_BYTES_PER_S
@@ -71,16 +75,43 @@ def try_to_read(parent: Parent) -> None:
     """Run a child process: do with an object, and all below it, whatever a reader may do."""
     path, place = parent.receive()
     sys.excepthook = sys.unraisablehook = _say_nothing  # objects of a broken file end badly
+    try:
+        with limit_memory():
+            problem = _Trial(path, lambda: parent.link.send(None)).problem(place)
+    except MemoryError:
+        problem = "reading it takes too much memory"
+    except Exception as error:  # noqa: BLE001  (whatever it is, a reader would meet it too)
+        problem = f"reading it fails: {type(error).__name__}: {error}"
+    parent.link.send(problem)
+    os._exit(0)  # HDF5 may hold files that crash at its own exit
+
+
+@contextmanager
+def limit_memory() -> Iterator[None]:
+    """Bound what this process may take of memory meanwhile; it fails where it would take more."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     most = _MOST_MEMORY if hard == resource.RLIM_INFINITY else min(_MOST_MEMORY, hard)
     resource.setrlimit(resource.RLIMIT_AS, (most, hard))
     try:
-        problem = _Trial(path, lambda: parent.link.send(None)).problem(place)
-    except MemoryError:
-        problem = "reading it takes too much memory"
-    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))  # to tell that takes memory, too
-    parent.link.send(problem)
-    os._exit(0)  # HDF5 may hold files that crash at its own exit
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _virtual_spaces(dataset: h5py.Dataset) -> Iterator[h5s.SpaceID]:
+    """Yield what a virtual dataset selects of itself, and of its sources."""
+    properties = dataset.id.get_create_plist()
+    for i in range(properties.get_virtual_count()):
+        yield properties.get_virtual_vspace(i)
+        yield properties.get_virtual_srcspace(i)
+
+
+def _is_unlimited(space: h5s.SpaceID) -> bool:
+    """Tell whether HDF5 has to open a source to know how large a selection is."""
+    is_regular = space.get_select_type() == h5s.SEL_HYPERSLABS and space.is_regular_hyperslab()
+    return is_regular and h5s.UNLIMITED in {
+        number for numbers in space.get_regular_hyperslab() for number in numbers
+    }
 
 
 def _say_nothing(*_: object) -> None:
@@ -123,7 +154,7 @@ class _Trial:
             self._last = time.monotonic()
         try:
             yield
-        except UNREADABLE as error:
+        except (*UNREADABLE, ShardWriterError) as error:
             text = str(error).lower()
             if isinstance(error, MemoryError) or any(words in text for words in _OF_MEMORY):
                 self._problem = f"reading it takes too much memory: {error}"
@@ -131,6 +162,8 @@ class _Trial:
     def _read(self, group: h5py.Group, place: str) -> None:
         for name in place.split("/") if place else ():
             self._attributes(group)
+            if not is_there(self._path, group.id, name):
+                return
             group = group[name]
         self._below(group, 0)
 
@@ -169,6 +202,8 @@ class _Trial:
     def _data(self, dataset: h5py.Dataset) -> None:
         if dataset.is_virtual:
             dataset.virtual_sources()
+            if any(map(_is_unlimited, _virtual_spaces(dataset))):
+                self._problem = f"{dataset.name}: expected a virtual dataset of a size of its own"
         elif dataset.external is None and dataset.shape is not None:
             for part in self._parts(dataset):
                 with self._tried():

@@ -18,16 +18,21 @@ import h5py
 import numpy as np
 from h5py import h5a, h5d, h5f, h5g, h5l, h5o, h5p, h5t
 
-from shardwriter.errors import ShardDamaged, TooLarge, not_opened
+from shardwriter.errors import ShardDamaged, ShardOutside, TooLarge, not_opened
 from shardwriter.files.compression import optional
 from shardwriter.files.published import open_published
 
 __all__ = [
+    "DEEPEST",
+    "MOST_NODES",
+    "UNREADABLE",
     "Node",
     "as_object",
     "check_column",
     "check_filters",
+    "check_links",
     "check_memory",
+    "check_own",
     "check_path",
     "check_tree",
     "entries",
@@ -35,7 +40,10 @@ __all__ = [
     "is_at_hand",
     "is_inside",
     "is_safe_chunk",
+    "is_there",
+    "members",
     "open_child",
+    "open_dataset",
     "opened",
     "read_attributes_of",
     "read_text_attribute",
@@ -44,7 +52,17 @@ __all__ = [
 
 Node: TypeAlias = "h5g.GroupID | h5d.DatasetID"
 
-UNREADABLE = (OSError, KeyError, RuntimeError, ValueError, TypeError, OverflowError, MemoryError)
+# What HDF5 and decoding raise about content, which may be of any kind where another is expected.
+UNREADABLE = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 DEEPEST = 64
 MOST_NODES = 100_000  # below one episode or one group of the experiment
 _MOST_ATTRIBUTES = 10_000
@@ -123,7 +141,7 @@ def entries(path: Path, group: h5g.GroupID, limit: int = MOST_NODES) -> list[byt
 
 
 def open_child(path: Path, group: h5g.GroupID, name: bytes) -> Node:
-    """Open an entry of a group that ``entries`` has listed.
+    """Open an entry of a group that is known to be no link; see ``entries``.
 
     Raises
     ------
@@ -321,6 +339,37 @@ def check_path(path: Path, root: h5py.h5f.FileID | h5g.GroupID, place: str) -> N
         raise ShardDamaged(path, place, "expected an object, got none")
 
 
+def members(path: Path, root: h5g.GroupID, place: str) -> list[str]:
+    """Return the names in a group at a path inside a file, in order, [] where there is none.
+
+    Raises
+    ------
+    ShardDamaged
+        It is no group, or it or something in it is a link.
+    """
+    if not is_there(path, root, place):
+        return []
+    group = h5o.open(root, place.encode("utf-8", "surrogateescape"))
+    if not isinstance(group, h5g.GroupID):
+        raise ShardDamaged(path, place, "expected a group, got something else")
+    return [os.fsdecode(name) for name in entries(path, group)]
+
+
+def open_dataset(path: Path, root: h5g.GroupID, place: str) -> h5py.Dataset:
+    """Open a dataset at a path inside a file.
+
+    Raises
+    ------
+    ShardDamaged
+        There is none, or a step of the path is a link.
+    """
+    check_path(path, root, place)
+    node = h5o.open(root, place.encode("utf-8", "surrogateescape"))
+    if not isinstance(node, h5d.DatasetID):
+        raise ShardDamaged(path, place, "expected a dataset, got something else")
+    return h5py.Dataset(node)
+
+
 def check_links(path: Path, group: h5g.GroupID, depth: int = 0) -> None:
     """Make sure that all below a group, which lies so deep, are objects of this file.
 
@@ -371,6 +420,18 @@ def check_tree(path: Path, node: Node, *, may_be_virtual: bool = False, depth: i
         raise ShardDamaged(path, _place(node), "expected data of its own, got a reference")
     check_filters(path, node, properties)
     check_memory(path, _place(node), math.prod(node.shape) * node.dtype.itemsize)
+
+
+def check_own(path: Path, directory: Path) -> None:
+    """Make sure that a file lies below its experiment's directory, once links are followed.
+
+    Raises
+    ------
+    ShardOutside
+        It does not.
+    """
+    if not is_inside(path, directory):
+        raise ShardOutside(path, directory, "put a copy in the place of the link")
 
 
 def is_inside(path: Path, root: Path) -> bool:

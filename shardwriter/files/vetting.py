@@ -21,7 +21,14 @@ from shardwriter.files.stored_episode import is_known
 from shardwriter.files.stored_objects import Messages, is_group, stored_dataset, stored_form
 from shardwriter.files.structure import UNCERTAIN, Structure, Unfamiliar, are_sound
 from shardwriter.files.trial import outcome
-from shardwriter.files.untrusted import DEEPEST, MOST_NODES, check_links, is_at_hand, opened
+from shardwriter.files.untrusted import (
+    DEEPEST,
+    MOST_NODES,
+    check_links,
+    is_at_hand,
+    is_there,
+    opened,
+)
 
 __all__ = ["Vetter", "vet", "vetted"]
 
@@ -51,11 +58,19 @@ def vet(path: Path, *places: str, whole: bool = False) -> None:
 
 @contextmanager
 def vetted(path: Path, *places: str, whole: bool = False) -> Iterator[h5g.GroupID]:
-    """Open a file as ``opened``, once objects in it were vetted, "" for all."""
+    """Open a file as ``opened``, once objects in it were vetted, "" for all.
+
+    Raises
+    ------
+    ShardDamaged
+        As ``Vetter.check``; or the way to one of them is a link.
+    """
     vetter = Vetter(path, whole=whole)
     for place in places:
         vetter.check(place)
     with vetter.opened() as root:
+        for place in filter(None, places):
+            is_there(path, root, place)
         yield root
 
 
@@ -78,7 +93,8 @@ class Vetter:
         self._identity: _Identity | None = None
         self._links: dict[int, dict[bytes, int]] = {}  # of known groups on the way, by addresses
         self._vetted: set[str] = set()
-        self._linkless: set[str] = set()
+        self._known: set[str] = set()  # of these
+        self._linkless: set[str] = set()  # others
         self._lock = threading.Lock()
 
     def bind(self, file: h5f.FileID) -> None:
@@ -123,9 +139,13 @@ class Vetter:
                 return
             if self._is_known(place):
                 self._vetted.add(place)
-                self._linkless.add(place)
+                self._known.add(place)
             else:
                 self._vetted.add(self._survive(place))
+
+    def knows(self, place: str) -> bool:
+        """Tell whether an object that was checked is known, so that no other process was asked."""
+        return place in self._known
 
     def check_links(self, place: str, group: h5g.GroupID) -> None:
         """Make sure that a group, which was checked and is open now, has no link to elsewhere.
@@ -135,7 +155,7 @@ class Vetter:
         ShardDamaged
             It has one.
         """
-        if place not in self._linkless:
+        if place not in self._known | self._linkless:
             check_links(self._path, group)
             self._linkless.add(place)
 

@@ -21,9 +21,9 @@ from shardwriter.files.shard_description import COPIED_BYTES
 from shardwriter.files.stored_objects import Messages, StoredDataset, is_group, stored_dataset
 from shardwriter.files.structure import UNCERTAIN, Structure, Unfamiliar, are_sound
 from shardwriter.files.tree import KIND, Leaf, build
-from shardwriter.files.untrusted import DEEPEST, MOST_NODES, file_of, readable
+from shardwriter.files.untrusted import DEEPEST, MOST_NODES, file_of, members, readable
 from shardwriter.reading.recorded_episode import RecordedEpisode
-from shardwriter.reading.shard_episode import event_types, table_columns
+from shardwriter.reading.shard_episode import table_columns
 
 __all__ = ["EpisodeColumn", "EpisodeDescription", "described"]
 
@@ -189,7 +189,7 @@ def _slowly(episode: RecordedEpisode) -> Found:
         metadata = episode.get_metadata()
         with episode.opened() as group, readable(file_of(group), group.name):
             tables = [name for name in TABLES if name in group]
-            tables += [f"{EVENTS}/{name}" for name in event_types(group)]
+            tables += [f"{EVENTS}/{name}" for name in members(file_of(group), group.id, EVENTS)]
             columns = tuple(
                 _from_hdf5(f"{table}/{name}", dataset)
                 for table in tables

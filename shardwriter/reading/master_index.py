@@ -15,7 +15,13 @@ from shardwriter.files.episode_index import lacking_fields
 from shardwriter.files.layout import INDEX, MASTER, check_experiment, unfinished_text
 from shardwriter.files.published import published_file
 from shardwriter.files.shard_description import check_format
-from shardwriter.files.untrusted import check_tree, is_there, read_attributes_of
+from shardwriter.files.untrusted import (
+    UNREADABLE,
+    check_tree,
+    is_there,
+    open_dataset,
+    read_attributes_of,
+)
 from shardwriter.files.vetting import vet
 
 __all__ = ["master_of", "open_index", "recording_of"]
@@ -41,12 +47,15 @@ def open_index(path: Path) -> tuple[h5py.File, np.ndarray[Any, Any]]:
         check_format(path, read_attributes_of(path, file["/"].id))
         if not is_there(path, file.id, INDEX):
             raise FormatError(path, f"a master with {INDEX}", "none; is it a shard?")
-        check_tree(path, file[INDEX].id)
-        index = read_whole(file[INDEX])
+        dataset = open_dataset(path, file.id, INDEX)
+        check_tree(path, dataset.id)
+        index = read_whole(dataset)
         lacking = lacking_fields(index.dtype)
-        if lacking or index.ndim != 1:
-            raise FormatError(path, f"an {INDEX} with {', '.join(lacking)}", "none")
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError, ShardDamaged) as error:
+        if lacking:
+            raise FormatError(path, f"an {INDEX} with fields {', '.join(lacking)}", "others")
+        if index.ndim != 1:
+            raise FormatError(path, f"an {INDEX} of one axis", f"one of shape {index.shape}")
+    except (*UNREADABLE, ShardDamaged) as error:
         file.close()
         raise FormatError(path, f"a readable {INDEX}", str(error)) from error
     except BaseException:

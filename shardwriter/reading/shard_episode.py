@@ -24,11 +24,12 @@ from shardwriter.files.untrusted import (
     check_tree,
     entries,
     file_of,
+    members,
     open_child,
     readable,
 )
 
-__all__ = ["ShardEpisode", "event_types", "table_columns", "timestep_rows"]
+__all__ = ["ShardEpisode", "table_columns", "timestep_rows"]
 
 Array = np.ndarray[Any, Any]
 Columns = dict[str, Array]
@@ -65,7 +66,7 @@ class ShardEpisode:
     def event_types(self) -> list[str]:
         """Return the types of the events, in order."""
         with self._reading() as group:
-            return event_types(group)
+            return members(file_of(group), group.id, EVENTS)
 
     def tree(self, name: str) -> Any:
         """Return nested static data, ``{}`` for none."""
@@ -94,17 +95,6 @@ def _tree(group: h5py.Group, name: str) -> Any:
     check_path(path, group.id, name)
     check_tree(path, group[name].id)
     return read_tree(group[name], read_value)
-
-
-def event_types(group: h5py.Group) -> list[str]:
-    """Return the types of an episode's events, in order."""
-    if EVENTS not in group:
-        return []
-    path = file_of(group)
-    events = open_child(path, group.id, EVENTS.encode())
-    if not isinstance(events, h5g.GroupID):
-        raise ShardDamaged(path, f"{group.name}/{EVENTS}", "expected a group, got a dataset")
-    return [os.fsdecode(name) for name in entries(path, events)]
 
 
 def table_columns(group: h5py.Group, name: str) -> dict[str, h5py.Dataset]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from shardwriter.errors import LockUnavailable
+from shardwriter.system.descriptors import descriptors_for
 from shardwriter.system.file_systems import kind_of
 
 __all__ = ["locked"]
@@ -31,7 +32,9 @@ def locked(path: Path) -> Iterator[None]:
     LockUnavailable
         The file system has no locks.
     """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    with descriptors_for(path):
+        fd = os.open(path, flags, 0o666)
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)

@@ -25,6 +25,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
+from shardwriter.system.descriptors import descriptors_for
+
 __all__ = [
     "Child",
     "Identity",
@@ -156,16 +158,18 @@ class Child:
     """
 
     def __init__(self, target: str, environment: Mapping[str, str] | None = None) -> None:
-        ours, theirs = socket.socketpair()
+        program = Path(sys.executable)
+        with descriptors_for(program):
+            ours, theirs = socket.socketpair()
         module, _, function = target.partition(":")
         code = (
             f"from shardwriter.system.process import Parent; from {module} import {function}; "
             f"{function}(Parent({theirs.fileno()}, {os.getpid()}))"
         )
         paths = os.pathsep.join(path for path in sys.path if path)
-        with theirs:
+        with theirs, descriptors_for(program):
             self._process = subprocess.Popen(
-                [sys.executable, "-c", code],
+                [program, "-c", code],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": paths, **(environment or {})},

@@ -1,0 +1,135 @@
+"""Copying what belongs to an experiment as a whole when it is packed or unpacked.
+
+Invariant: nothing outside the experiment is copied, and HDF5 copies only what is known.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from h5py import h5g, h5o
+
+from merge.copying import Copying, copy_in_child
+from merge.master_file import MasterWriter, open_master
+from shardwriter.errors import ShardDamaged
+from shardwriter.files.layout import (
+    ATTRIBUTES,
+    CHECKPOINTS,
+    CONFIG_JSON,
+    EPISODES,
+    EXPERIMENT,
+    INDEX,
+    MERGE,
+)
+from shardwriter.files.refusal import named_refusals
+from shardwriter.files.untrusted import (
+    Node,
+    check_own,
+    check_tree,
+    entries,
+    open_child,
+    read_attributes_of,
+)
+from shardwriter.files.vetting import Vetter
+
+__all__ = ["copy_into_group", "copy_own_files", "unpack_own_files"]
+
+
+def copy_into_group(path: Path, writer: MasterWriter, target: Path, group: str) -> list[Copying]:
+    """Copy all of a file into a group of the file, at `target`, that a writer has open.
+
+    Returns what is not known, for ``copy_in_child`` once that is closed.
+
+    Raises
+    ------
+    ShardDamaged, TooLarge
+        The file cannot be read, or is not to be.
+    """
+    vetter = Vetter(path)
+    vetter.check("")
+    place = writer.group(writer.file.id, group)
+    with vetter.opened() as source:
+        writer.attributes(h5g.open(place, b"."), read_attributes_of(path, source))
+        check_tree(path, source)
+        names = entries(path, source)
+        if vetter.knows(""):
+            for name in names:
+                h5o.copy(source, name, place, name)
+            return []
+    prefix = f"{group}/" if group else ""
+    return [Copying(path, each, target, f"{prefix}{each}") for each in map(os.fsdecode, names)]
+
+
+def copy_own_files(source: Path, target: Path) -> None:
+    """Copy the files beside the shards from one experiment's directory to another.
+
+    Raises
+    ------
+    ShardOutside
+        One is a link to a file outside the experiment.
+    """
+    own = (source / EXPERIMENT).rglob("[!.]*")
+    for path in (*own, source / CONFIG_JSON):
+        if path.is_file() and path.suffix not in (".lock", ".run"):
+            check_own(path, source)
+            copy = target / path.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, copy)
+
+
+def unpack_own_files(path: Path, target: Path) -> None:
+    """Write the groups of a packed file's root as the files that they came from.
+
+    Raises
+    ------
+    ShardDamaged, TooLarge
+        A group cannot be read, or is not to be.
+    """
+    root = target / EXPERIMENT
+    root.mkdir()
+    vetter = Vetter(path)
+    left_over: list[Copying] = []
+    with vetter.opened() as source:
+        attributes = read_attributes_of(path, source)
+        for name in ("format", "format_version", "episode_count", "uuid"):
+            attributes.pop(name, None)
+        _write_own_file(root / f"{ATTRIBUTES}.h5", attributes, source, ())
+        for key in entries(path, source):
+            name = os.fsdecode(key)
+            if name in (EPISODES, INDEX, MERGE):
+                continue
+            vetter.check(name)
+            knows = vetter.knows(name)
+            group = open_child(path, source, key)
+            check_tree(path, group)
+            if name != CHECKPOINTS:
+                left_over += _copy_group(path, name, group, root / f"{name}.h5", knows)
+                continue
+            (root / name).mkdir()
+            for checkpoint in entries(path, group):
+                place = f"{name}/{os.fsdecode(checkpoint)}"
+                member = open_child(path, group, checkpoint)
+                left_over += _copy_group(path, place, member, root / f"{place}.h5", knows)
+    copy_in_child(left_over)
+
+
+def _copy_group(path: Path, place: str, group: Node, target: Path, knows: bool) -> list[Copying]:
+    """Write a file of what a group has; return what is left over where that is not known."""
+    if not isinstance(group, h5g.GroupID):
+        raise ShardDamaged(path, place, "expected a group, got a dataset")
+    names = entries(path, group)
+    _write_own_file(target, read_attributes_of(path, group), group, names if knows else [])
+    keys = [] if knows else map(os.fsdecode, names)
+    return [Copying(path, f"{place}/{key}", target, key) for key in keys]
+
+
+def _write_own_file(
+    target: Path, attributes: Mapping[str, Any], group: h5g.GroupID, names: Sequence[bytes]
+) -> None:
+    """Write attributes, and copies of what a group has under these names."""
+    with named_refusals(target), open_master(target, "w") as file:
+        MasterWriter(file).attributes(file["/"].id, attributes)
+        for name in names:
+            h5o.copy(group, name, file.id, name)
