@@ -28,7 +28,6 @@ from merge.previous import Notes, Previous, read_previous, schema_text
 from merge.sources import SourceFile, Sources, check_name
 from shardwriter.errors import ConfigError, EpisodesGone, IdsCollide
 from shardwriter.files.episode_index import index_dtype
-from shardwriter.files.layout import EXPERIMENT, MERGE_LOCK
 from shardwriter.files.publication import publish, remove
 from shardwriter.files.refusal import named_refusals
 from shardwriter.progress import progress_bar
@@ -101,9 +100,7 @@ def merge_experiments(
     if not sources.target.parent.is_dir():
         raise ConfigError("output", "a path in an existing directory", str(sources.target))
     chosen = options or MergeOptions()
-    place = sources.directories[0] / EXPERIMENT
-    place.mkdir(exist_ok=True)
-    with locked(place / MERGE_LOCK):
+    with locked(sources.lock()):
         return _Merge(sources, chosen).run()
 
 

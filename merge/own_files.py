@@ -120,6 +120,8 @@ def _copy_group(path: Path, place: str, group: Node, target: Path, knows: bool) 
     if not isinstance(group, h5g.GroupID):
         raise ShardDamaged(path, place, "expected a group, got a dataset")
     names = entries(path, group)
+    if target.exists():
+        raise ShardDamaged(path, place, f"expected another name, as {target.name} has that already")
     _write_own_file(target, read_attributes_of(path, group), group, names if knows else [])
     keys = [] if knows else map(os.fsdecode, names)
     return [Copying(path, f"{place}/{key}", target, key) for key in keys]

@@ -31,12 +31,10 @@ from shardwriter.files.journal import sync_directory, sync_file
 from shardwriter.files.layout import (
     ATTRIBUTES,
     EPISODES,
-    EXPERIMENT,
     FORMAT,
     FORMAT_VERSION,
     INDEX,
     MASTER,
-    MERGE_LOCK,
     SHARDS,
     EpisodePaths,
     episode_shards,
@@ -206,9 +204,8 @@ def _publish_directory(temporary: Path, target: Path) -> None:
 def _planned(sources: Sources, progress: bool) -> MasterPlan:
     directory = sources.directories[0]
     _check_gone(directory)
-    (directory / EXPERIMENT).mkdir(exist_ok=True)
-    with locked(directory / EXPERIMENT / MERGE_LOCK):
-        paths = episode_shards(directory)
+    with locked(sources.lock()):
+        paths = [file.path for file in sources.shards()]
         bar = progress_bar("read", "shard", len(paths), shown=progress)
         with bar:
             workers = len(os.sched_getaffinity(0))

@@ -28,7 +28,13 @@ from shardwriter.files.shard_description import (
     check_format,
 )
 from shardwriter.files.structure import UNCERTAIN, Structure
-from shardwriter.files.untrusted import check_tree, entries, open_child, read_attributes_of
+from shardwriter.files.untrusted import (
+    check_tree,
+    entries,
+    is_inside,
+    open_child,
+    read_attributes_of,
+)
 from shardwriter.files.vetting import Vetter
 
 __all__ = ["Notes", "Previous", "read_previous"]
@@ -129,7 +135,7 @@ def read_previous(path: Path) -> Previous | None:
     FormatError
         There is another file of that name, which is not to be overwritten.
     """
-    if not path.exists():
+    if not path.exists() or not is_inside(path, path.parent):
         return None
     try:
         vetter = Vetter(path, whole=True)

@@ -7,11 +7,13 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISLNK
 
-from shardwriter.errors import ConfigError, ShardDamaged
+from shardwriter.errors import ConfigError, ShardDamaged, not_opened
 from shardwriter.files.layout import (
     EXPERIMENT,
     MASTER,
+    MERGE_LOCK,
     check_experiment,
     episode_shards,
     is_pack_name,
@@ -38,11 +40,14 @@ class SourceFile:
 
         Raises
         ------
-        ShardDamaged
-            It is a link to nowhere.
+        ShardOutside, ShardDamaged
+            It is a link to a file in another folder, or to nowhere.
         """
         try:
-            stat = path.stat()
+            stat = path.lstat()
+            if S_ISLNK(stat.st_mode):
+                check_own(path, path.parent)
+                stat = path.stat()
         except OSError as error:
             raise ShardDamaged(path, "file", f"cannot be read: {error}") from error
         return cls(path, os.path.relpath(path, folder), stat.st_size, stat.st_mtime_ns)
@@ -77,6 +82,23 @@ class Sources:
         if target.is_dir():
             raise ConfigError("output", "a file", f"the directory {target}")
         return cls(absolute, target)
+
+    def lock(self) -> Path:
+        """Return the file to lock for a merge, once its folder is there.
+
+        Raises
+        ------
+        ShardOutside, ShardDamaged
+            The folder is a link that leads out of the experiment, or cannot be made.
+        """
+        directory = self.directories[0]
+        folder = directory / EXPERIMENT
+        check_own(folder, directory)
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise not_opened(folder, "folder", error) from error
+        return folder / MERGE_LOCK
 
     def shards(self) -> list[SourceFile]:
         """Return all finished shards, directory by directory, in order of id."""

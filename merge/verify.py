@@ -31,6 +31,7 @@ from shardwriter.files.layout import (
 )
 from shardwriter.files.shard_description import check_format
 from shardwriter.files.untrusted import (
+    check_own,
     check_tree,
     entries,
     open_dataset,
@@ -119,11 +120,14 @@ def verify(
     ------
     ExperimentNotFound
         There is nothing of that kind.
+    ShardOutside
+        An experiment's master is a link to a file outside.
     """
     path = Path(os.path.abspath(path))
     master = path / MASTER if path.is_dir() else path
     if path.is_dir():
         check_experiment(path)
+        check_own(master, path)
     elif not path.exists():
         raise ExperimentNotFound(path, "an experiment's directory or file", "check the path")
     count = workers or len(os.sched_getaffinity(0))

@@ -238,7 +238,7 @@ class Watcher:
     def _is_merged(self) -> bool:
         try:
             merged = (self._directory / MASTER).stat().st_mtime_ns
-        except FileNotFoundError:
+        except OSError:
             return False
         return all(each.mtime_ns <= merged for each in self._shards.values())
 
@@ -269,7 +269,7 @@ def _seen(path: Path) -> RunningEpisode | None:
         for _, slots in buffer.read_new():
             tables |= {each.table.name: each for each in slots}
         process = owner(path)
-    except (FileNotFoundError, BufferDamaged):
+    except (OSError, BufferDamaged):
         return None
     return RunningEpisode(
         episode=int(path.name.removeprefix("episode_").removesuffix(".buffer")),
@@ -299,6 +299,8 @@ def _finished(path: Path, episode: int, known: _Shard | None) -> _Shard | None:
         stat = path.stat()
     except FileNotFoundError:
         return None
+    except OSError:
+        return _Shard(0, 0, "unreadable", 0, 0)
     if known is not None and (known.size, known.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
         return known
     try:

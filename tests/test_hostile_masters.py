@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hostile import SECRET, secret_file
 from merging import shard
+from mutating import repaired, spans
 
 from merge import (
     MergeOptions,
@@ -17,6 +18,7 @@ from merge import (
     merge_experiments,
     pack,
     pack_shards,
+    unpack,
     verify,
 )
 from shardwriter import ExperimentLoader
@@ -209,6 +211,30 @@ def test_a_link_of_a_temporary_name_is_not_followed(experiment: Path) -> None:
     merge_experiments([experiment], None, MergeOptions(rebuild=True))
     assert secret.read_bytes() == before
     assert verify(experiment, workers=1).is_sound
+
+
+def test_a_name_that_is_a_path_leads_nowhere(experiment: Path, tmp_path: Path) -> None:
+    packed = pack(experiment, tmp_path / "packed.h5")
+    with h5py.File(packed, "r+", libver="v110") as file:
+        file.create_group("xx_xx_victim/group")
+    blocks = spans(packed)
+    data = packed.read_bytes().replace(b"xx_xx_victim", b"../../victim")
+    packed.write_bytes(repaired(bytearray(data), blocks))
+    with pytest.raises(ShardDamaged, match=r"expected a name, got '../../victim'"):
+        unpack(packed, tmp_path / "unpacked")
+    assert not list(tmp_path.parent.glob("victim*"))
+
+
+def test_texts_that_are_one_text_many_times_are_not_read(experiment: Path) -> None:
+    path = experiment / "experiment" / "network_structure.h5"
+    with h5py.File(path, "r+") as file:
+        file["texts"] = np.array(["x" * 200_000, *["y"] * 999], object)
+        at = file["texts"].id.get_offset()
+    data = bytearray(path.read_bytes())
+    data[at : at + 16_000] = data[at : at + 16] * 1000
+    path.write_bytes(data)
+    with pytest.raises(ShardDamaged, match="texts of no more bytes than the file has"):
+        merge_experiment(experiment)
 
 
 def test_an_index_that_lies_about_a_shard_is_of_no_use(experiment: Path) -> None:

@@ -16,7 +16,7 @@ from shardwriter import DataExporter, ExperimentLoader
 from shardwriter.cli import main
 from shardwriter.engines import EpisodeResult
 from shardwriter.errors import ExperimentNotFound
-from shardwriter.files.layout import unfinished_episodes
+from shardwriter.files.layout import run_note_path, unfinished_episodes
 from shardwriter.files.run_note import note_run
 from shardwriter.recording.episode import Episode
 from shardwriter.recovery import recover
@@ -254,3 +254,20 @@ def test_a_look_takes_the_place_of_the_last_one_in_a_narrow_terminal(
         assert main(["watch", str(exporter.output_dir)]) == 0
     wrapped = sum(-(-len(line) // 20) for line in first.splitlines())
     assert capsys.readouterr().out.startswith(f"{first}\n\x1b[{wrapped}A\x1b[J")
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 100_000, b'{"episodes": [[0, 100000000000]]}', b'{"episodes": 5}', None]
+)
+def test_a_note_that_is_none_is_left_alone(tmp_path: Path, content: bytes | None) -> None:
+    with DataExporter("w", tmp_path, progress=False) as exporter:
+        exporter.start_episode(0).end()
+    note = run_note_path(exporter.output_dir, Identity.own().label, "abcd1234")
+    if content is None:
+        os.mkfifo(note)
+    else:
+        note.write_bytes(content)
+    (exporter.output_dir / "shards" / "episode_0001.h5").symlink_to("episode_0001.h5")
+    snapshot = Watcher(exporter.output_dir).snapshot()
+    assert snapshot.finished == {"empty": 1, "unreadable": 1}
+    assert snapshot.runs == ()

@@ -280,6 +280,14 @@ static int add_attribute(Header *header, const Byte *body, uint32_t length)
     return 1;
 }
 
+/* Tell whether a link's name is one, not a path that leads elsewhere. */
+static int is_name(const Byte *name, uint64_t length)
+{
+    if (memchr(name, '/', length) != NULL || memchr(name, 0, length) != NULL)
+        return 0;
+    return name[0] != '.' || (length > 1 && (length > 2 || name[1] != '.'));
+}
+
 static int add_link(Header *header, const Byte *body, uint32_t length)
 {
     if (length < 3 || body[0] != 1 || body[1] & ~0x13)
@@ -290,7 +298,7 @@ static int add_link(Header *header, const Byte *body, uint32_t length)
     uint64_t name = number_at(body + place, width);
     if (name == 0 || name != length - place - width - 8)
         return 0;
-    if (header->places.count >= MOST_LINKS)
+    if (header->places.count >= MOST_LINKS || !is_name(body + length - 8 - name, name))
         return 0;
     return add_place(header, TO_OBJECT, body + length - 8, name);
 }

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import TypeAlias
 
-__all__ = ["Unfamiliar", "cut", "dense_messages"]
+__all__ = ["Unfamiliar", "cut", "dense_messages", "is_name"]
 
 _NOWHERE = 2**64 - 1
 _DEEPEST = 8  # levels of a tree above its leaves
@@ -116,6 +116,11 @@ def _node(
         total = int.from_bytes(child[9:], "little") if widths[-1] else records
         children.append((where, records, total))
     return cut(node[6:end], record_bytes), children
+
+
+def is_name(name: bytes) -> bool:
+    """Tell whether a link's name is one, not a path that leads elsewhere."""
+    return name not in (b"", b".", b"..") and b"/" not in name and b"\0" not in name
 
 
 def cut(data: bytes, size: int) -> list[bytes]:

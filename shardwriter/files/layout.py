@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from glob import escape
 from pathlib import Path
 
-from shardwriter.errors import ExperimentNotFound, episodes_text
+from shardwriter.errors import ExperimentNotFound, episodes_text, not_opened
 
 __all__ = [
     "ATTEMPTS",
@@ -364,4 +364,6 @@ def _listings(shards: Path) -> Iterator[tuple[Path, list[str]]]:
                 inner = os.listdir(shards / name)
             except NotADirectoryError:
                 continue
+            except OSError as error:  # shards in it would be missed
+                raise not_opened(shards / name, "folder", error) from error
             yield shards / name, inner

@@ -10,11 +10,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 
 from shardwriter.files.layout import run_note_path, run_notes, temporary_path
 from shardwriter.system.process import Identity
 
 __all__ = ["RunNote", "note_run", "read_notes"]
+
+_MOST_BYTES = 16 << 20  # of a note
+_MOST_EPISODES = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +77,24 @@ def _read(path: Path, label: str) -> RunNote | None:
     """Return what a note says; None where it is gone, or says nothing that is known here."""
     owner = Identity.from_label(label)
     try:
-        since = path.stat().st_mtime
-        bounds = json.loads(path.read_text())["episodes"]
+        text, since = _content(path)
+        bounds = json.loads(text)["episodes"]
         episodes = None if bounds is None else tuple(range(*each) for each in bounds)
-    except (OSError, ValueError, TypeError, KeyError):
+        if episodes and sum(map(len, episodes)) > _MOST_EPISODES:
+            return None
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
     return None if owner is None else RunNote(owner, episodes, since)
+
+
+def _content(path: Path) -> tuple[bytes, float]:
+    """Return the beginning of a regular file, and when it was written."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with open(fd, "rb") as file:
+        stat = os.fstat(fd)
+        if not S_ISREG(stat.st_mode):
+            raise OSError(f"{path} is no regular file")
+        return file.read(_MOST_BYTES), stat.st_mtime
 
 
 def _bounds(episodes: Iterable[int]) -> list[list[int]]:

@@ -29,8 +29,8 @@ from shardwriter.files.layout import (
 )
 from shardwriter.files.schema import readable_version
 from shardwriter.files.untrusted import (
-    DEEPEST,
     MOST_NODES,
+    Reading,
     check_column,
     check_filters,
     entries,
@@ -235,6 +235,7 @@ def _content(
 ) -> tuple[dict[str, TableDescription], tuple[StaticNode, ...]]:
     tables: dict[str, TableDescription] = {}
     static: list[StaticNode] = []
+    reading = Reading(path)
     for raw in entries(path, group):
         name = raw.decode("utf-8", "surrogateescape")
         if name in TABLES:
@@ -245,9 +246,7 @@ def _content(
                 key = f"{EVENTS}/{event.decode('utf-8', 'surrogateescape')}"
                 tables[key] = _table(path, _group(path, events, event))
         else:
-            static += _nodes(path, name, open_child(path, group, raw), 0)
-            if len(static) > MOST_NODES:
-                raise ShardDamaged(path, name, f"expected at most {MOST_NODES} objects")
+            static += _nodes(path, name, open_child(path, group, raw), reading, 0)
     return tables, tuple(static)
 
 
@@ -294,26 +293,31 @@ def describe_tree(path: Path, group: h5g.GroupID, name: str) -> list[StaticNode]
     ShardDamaged
         It holds links, data of other files, too much, or more than 64 levels.
     """
-    return list(_nodes(path, name, open_child(path, group, name.encode()), 0))
+    node = open_child(path, group, name.encode())
+    return list(_nodes(path, name, node, Reading(path), 0))
 
 
 def _nodes(
-    path: Path, place: str, node: h5g.GroupID | h5d.DatasetID, depth: int
+    path: Path, place: str, node: h5g.GroupID | h5d.DatasetID, reading: Reading, depth: int
 ) -> Iterator[StaticNode]:
-    if depth > DEEPEST:
-        raise ShardDamaged(path, place, f"expected groups at most {DEEPEST} deep")
+    reading.count(node, depth)
     attributes = read_attributes_of(path, node)
     if isinstance(node, h5d.DatasetID):
-        yield _array(path, place, node, attributes)
+        yield _array(path, place, node, attributes, reading)
         return
     yield StaticNode(place, attributes)
     for raw in entries(path, node):
         name = raw.decode("utf-8", "surrogateescape")
-        yield from _nodes(path, f"{place}/{name}", open_child(path, node, raw), depth + 1)
+        child = open_child(path, node, raw)
+        yield from _nodes(path, f"{place}/{name}", child, reading, depth + 1)
 
 
 def _array(
-    path: Path, place: str, node: h5d.DatasetID, attributes: Mapping[str, Any]
+    path: Path,
+    place: str,
+    node: h5d.DatasetID,
+    attributes: Mapping[str, Any],
+    reading: Reading,
 ) -> StaticNode:
     properties = node.get_create_plist()
     if properties.get_layout() == h5d.VIRTUAL or properties.get_external_count():
@@ -327,5 +331,6 @@ def _array(
         return StaticNode(place, attributes, None, dataset.shape, dataset.dtype)
     if dataset.nbytes > _MOST_TEXT_BYTES:
         raise ShardDamaged(path, place, f"expected less text, got {dataset.nbytes} bytes")
+    reading.add(node)
     value = np.asarray(read_value(dataset), object if is_text else None)
     return StaticNode(place, attributes, value, dataset.shape, None if is_text else dataset.dtype)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from shardwriter.files.dense_storage import Unfamiliar, dense_messages
+from shardwriter.files.dense_storage import Unfamiliar, dense_messages, is_name
 from shardwriter.files.lookup3 import lookup3_of_many
 from shardwriter.files.stored_objects import (
     ATTRIBUTE,
@@ -56,6 +56,7 @@ UNCERTAIN = (
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _MOST_BLOCKS = 256  # of one header
 _MOST_BYTES = 64 << 20  # of one thing that is read
+_MOST_TEXTS = 16  # times the size of the file, as what is asked for may be the same again
 _WHOLE_BYTES = 1 << 20  # smaller files are read at once
 _FIRST_BYTES = 512  # of a header, as most have fewer
 
@@ -117,6 +118,7 @@ class Structure:
         self.checksummed = [head]
         self.root: int = root
         self._heaps: dict[int, dict[int, bytes]] = {}
+        self._text_bytes = 0  # of those returned: many references may lead to one text
 
     def __enter__(self) -> "Structure":
         return self
@@ -221,6 +223,8 @@ class Structure:
                 if len(body) != end + 8 or body[name:end] in found:
                     raise Unfamiliar
                 found[body[name:end]] = _word(body, end)[0]
+        if not all(map(is_name, found)):
+            raise Unfamiliar
         return dict(sorted(found.items()))
 
     def _every(self, messages: Messages, kind: int, about: int, counter_bytes: int) -> Messages:
@@ -289,7 +293,8 @@ class Structure:
         if not length:
             return b""
         data = self._in_heap(address, number)
-        if len(data) != length:
+        self._text_bytes += length
+        if len(data) != length or self._text_bytes > _MOST_TEXTS * self.size:
             raise Unfamiliar
         return data
 

@@ -16,10 +16,11 @@ from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
-from h5py import h5a, h5d, h5f, h5g, h5l, h5o, h5p, h5t
+from h5py import h5a, h5d, h5f, h5g, h5i, h5l, h5o, h5p, h5t
 
 from shardwriter.errors import ShardDamaged, ShardOutside, TooLarge, not_opened
 from shardwriter.files.compression import optional
+from shardwriter.files.dense_storage import is_name
 from shardwriter.files.published import open_published
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "MOST_NODES",
     "UNREADABLE",
     "Node",
+    "Reading",
     "as_object",
     "check_column",
     "check_filters",
@@ -69,6 +71,7 @@ _MOST_ATTRIBUTES = 10_000
 _MOST_ATTRIBUTE_BYTES = 64 << 20
 _MOST_CHUNK_BYTES = 1 << 30
 _STORED_KINDS = "biufcS"
+_REFERENCE_BYTES = 16  # to a text of variable length
 
 _DEFLATE, _SHUFFLE, _LZF = 1, 2, 32000
 _STOCK_FILTERS = {_DEFLATE, _SHUFFLE, _LZF}  # not Fletcher32, which crashes on a short chunk
@@ -123,7 +126,7 @@ def entries(path: Path, group: h5g.GroupID, limit: int = MOST_NODES) -> list[byt
     Raises
     ------
     ShardDamaged
-        A name is a soft or external link, or there are more than `limit`.
+        A name is a soft or external link, or a path, or there are more than `limit`.
     """
     names: list[bytes] = []
     links: list[bytes] = []
@@ -137,6 +140,9 @@ def entries(path: Path, group: h5g.GroupID, limit: int = MOST_NODES) -> list[byt
         raise ShardDamaged(path, _place(group, links[0]), "expected an object, got a link")
     if len(names) > limit:
         raise ShardDamaged(path, _place(group), f"expected at most {limit} entries")
+    for name in names:
+        if not is_name(name):
+            raise ShardDamaged(path, _place(group), f"expected a name, got {os.fsdecode(name)!r}")
     return names
 
 
@@ -386,7 +392,84 @@ def check_links(path: Path, group: h5g.GroupID, depth: int = 0) -> None:
             check_links(path, child, depth + 1)
 
 
-def check_tree(path: Path, node: Node, *, may_be_virtual: bool = False, depth: int = 0) -> None:
+class Reading:
+    """What reading objects of a file takes: how many they are, and of memory.
+
+    Parameters
+    ----------
+    path
+        The file, for errors.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._nodes = 0
+        self._nbytes = 0
+        self._text_bytes = 0
+
+    def count(self, node: Node, depth: int) -> None:
+        """Take note of an object that lies so deep.
+
+        Raises
+        ------
+        ShardDamaged
+            It lies too deep, or there are too many.
+        """
+        self._nodes += 1
+        if depth > DEEPEST:
+            raise ShardDamaged(self._path, _place(node), f"expected groups at most {DEEPEST} deep")
+        if self._nodes > MOST_NODES:
+            raise ShardDamaged(self._path, _place(node), f"expected at most {MOST_NODES} objects")
+
+    def add(self, node: h5d.DatasetID) -> None:
+        """Take note of a dataset that is to be read whole.
+
+        Raises
+        ------
+        ShardDamaged
+            It holds neither numbers nor text; or many references to one text, so that all have
+            more bytes than the file.
+        TooLarge
+            All that was noted does not fit into memory.
+        """
+        place, dtype = _place(node), node.dtype
+        items = math.prod(node.shape)
+        self._nbytes += items * dtype.itemsize
+        if dtype.hasobject:
+            if h5py.check_string_dtype(dtype) is None:
+                raise ShardDamaged(self._path, place, f"expected numbers or text, got {dtype}")
+            check_memory(self._path, place, items * _REFERENCE_BYTES)
+            size = os.fstat(h5i.get_file_id(node).get_vfd_handle()).st_size
+            for length in _text_lengths(node):
+                self._text_bytes += length
+                if self._text_bytes > max(size, _MOST_ATTRIBUTE_BYTES):
+                    problem = "expected texts of no more bytes than the file has"
+                    raise ShardDamaged(self._path, place, problem)
+        check_memory(self._path, place, self._nbytes + self._text_bytes)
+
+
+def _text_lengths(node: h5d.DatasetID) -> Iterator[int]:
+    """Yield the bytes of each text, or of several, before any but the one at hand is read."""
+    if node.get_create_plist().get_layout() == h5d.CONTIGUOUS:
+        offset = node.get_offset()
+        if offset is not None:  # else nothing was written
+            fd = h5i.get_file_id(node).get_vfd_handle()
+            data = os.pread(fd, math.prod(node.shape) * _REFERENCE_BYTES, offset)
+            yield int(np.frombuffer(data, "<u4")[:: _REFERENCE_BYTES // 4].sum(dtype=np.int64))
+        return
+    dataset = h5py.Dataset(node)
+    for place in np.ndindex(dataset.shape):
+        yield len(dataset[place])
+
+
+def check_tree(
+    path: Path,
+    node: Node,
+    *,
+    may_be_virtual: bool = False,
+    reading: Reading | None = None,
+    depth: int = 0,
+) -> None:
     """Make sure that what lies below a group is safe to read whole.
 
     Parameters
@@ -397,6 +480,8 @@ def check_tree(path: Path, node: Node, *, may_be_virtual: bool = False, depth: i
         The group or dataset.
     may_be_virtual
         Let virtual datasets pass; their sources are the caller's to check.
+    reading
+        What is read besides.
     depth
         How deep it lies.
 
@@ -405,21 +490,21 @@ def check_tree(path: Path, node: Node, *, may_be_virtual: bool = False, depth: i
     ShardDamaged
         It holds links, cycles, data of other files or unknown filters.
     TooLarge
-        A dataset does not fit into memory.
+        All datasets together do not fit into memory.
     """
-    if depth > DEEPEST:
-        raise ShardDamaged(path, _place(node), f"expected groups at most {DEEPEST} deep")
+    reading = reading or Reading(path)
+    reading.count(node, depth)
     if isinstance(node, h5g.GroupID):
         for name in entries(path, node):
             child = open_child(path, node, name)
-            check_tree(path, child, may_be_virtual=may_be_virtual, depth=depth + 1)
+            check_tree(path, child, may_be_virtual=may_be_virtual, reading=reading, depth=depth + 1)
         return
     properties = node.get_create_plist()
     is_virtual = properties.get_layout() == h5d.VIRTUAL
     if properties.get_external_count() or (is_virtual and not may_be_virtual):
         raise ShardDamaged(path, _place(node), "expected data of its own, got a reference")
     check_filters(path, node, properties)
-    check_memory(path, _place(node), math.prod(node.shape) * node.dtype.itemsize)
+    reading.add(node)
 
 
 def check_own(path: Path, directory: Path) -> None:

@@ -17,6 +17,7 @@ from shardwriter.files.published import published_file
 from shardwriter.files.shard_description import check_format
 from shardwriter.files.untrusted import (
     UNREADABLE,
+    check_own,
     check_tree,
     is_there,
     open_dataset,
@@ -71,9 +72,12 @@ def master_of(path: Path) -> Path:
     ------
     ExperimentNotFound
         There is none.
+    ShardOutside
+        An experiment's is a link to a file outside.
     """
     if path.is_dir():
         if (path / MASTER).is_file():
+            check_own(path / MASTER, path)
             return path / MASTER
         check_experiment(path)
         unfinished = unfinished_text(path)

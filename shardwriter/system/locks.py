@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shardwriter.errors import LockUnavailable
-from shardwriter.system.descriptors import descriptors_for
+from shardwriter.errors import LockUnavailable, not_opened
 from shardwriter.system.file_systems import kind_of
 
 __all__ = ["locked"]
@@ -31,10 +30,14 @@ def locked(path: Path) -> Iterator[None]:
     ------
     LockUnavailable
         The file system has no locks.
+    ShardDamaged, TooManyOpenFiles
+        The file cannot be opened.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    with descriptors_for(path):
+    try:
         fd = os.open(path, flags, 0o666)
+    except OSError as error:
+        raise not_opened(path, "lock", error) from error
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
