@@ -2,6 +2,7 @@
 
 import random
 import shutil
+import struct
 import subprocess
 import sys
 import threading
@@ -179,6 +180,21 @@ def test_a_file_that_hdf5_cannot_close_is_refused(long: Path, tmp_path: Path) ->
     path.write_bytes(repaired(data, blocks))
     with pytest.raises(ShardDamaged, match="HDF5 cannot close it"):
         vet(path, GROUP)
+
+
+@pytest.mark.skipif(not trial._allocator_checks(), reason="glibc comes without its checks")
+def test_a_file_that_damages_the_heap_is_refused(long: Path, tmp_path: Path) -> None:
+    """What reads it goes on; what is closed next, or much later, ends the process."""
+    path = shutil.copy(shard(long, 1), tmp_path / "x.h5")
+    data = bytearray(path.read_bytes())
+    blocks = spans(path)
+    tree = data.index(b"BTHD\x00\x08")  # of attributes
+    records, total = struct.unpack_from("<HQ", data, tree + 24)
+    assert records == total > 8
+    data[tree + 26] -= 7  # HDF5 makes room for so many, and puts all there
+    path.write_bytes(repaired(data, blocks))
+    with pytest.raises(ShardDamaged, match="crashes the HDF5 library"):
+        vet(path, "")
 
 
 def test_a_master_that_crashes_hdf5_is_named(experiment: Path, trials: list[str]) -> None:

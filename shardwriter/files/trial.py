@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from operator import add
 from pathlib import Path
@@ -52,7 +52,7 @@ def outcome(path: Path, place: str) -> str:
     ShardDamaged
         The process could not do that, for a reason that may be another one than the file.
     """
-    child = Child(f"{__name__}:try_to_read", _strict_allocator())
+    child = Child(f"{__name__}:try_to_read", _allocator_checks())
     try:
         child.link.send((path, place))
         end = time.monotonic() + _LIMIT_S + path.stat().st_size / _LEAST_BYTES_PER_S
@@ -73,19 +73,18 @@ def outcome(path: Path, place: str) -> str:
 
 
 @cache
-def _strict_allocator() -> dict[str, str]:
-    """Return the environment in which glibc ends a process that damages its heap.
+def _allocator_checks() -> dict[str, str]:
+    """Return the environment in which glibc ends a process that damages its heap, {} without one.
 
-    Without it such damage may pass in the child, and be the end of the process that reads next.
+    Such damage may pass in the child, and be the end of the process that reads next.
     """
-    with suppress(OSError, StopIteration):
-        libraries = (line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines())
-        libc = next(Path(name) for name in libraries if name.endswith("/libc.so.6"))
-        checks = libc.with_name("libc_malloc_debug.so.0")  # since glibc 2.34
-        if checks.exists():
-            preloaded = filter(None, (os.environ.get("LD_PRELOAD"), os.fspath(checks)))
-            return {"MALLOC_CHECK_": "3", "LD_PRELOAD": ":".join(preloaded)}
-    return {"MALLOC_CHECK_": "3"}
+    libraries = (line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines())
+    libc = next((Path(name) for name in libraries if name.endswith("/libc.so.6")), None)
+    checks = libc.with_name("libc_malloc_debug.so.0") if libc else None  # since glibc 2.34
+    if checks is None or not checks.exists():
+        return {}
+    preloaded = filter(None, (os.environ.get("LD_PRELOAD"), os.fspath(checks)))
+    return {"MALLOC_CHECK_": "3", "LD_PRELOAD": ":".join(preloaded)}
 
 
 def try_to_read(parent: Parent) -> None:
