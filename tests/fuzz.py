@@ -3,12 +3,14 @@
 Shards, masters, packs and an experiment's own files are changed, in every other one so that the
 checksums fit. Each has to be merged, packed and read, or be refused by one of the package's errors;
 a crash, another exception or a hang fails, and leaves its file here as ``mutated-….h5``. Reading
-happens in the process that reports it on purpose: it is what a user does.
+happens in the process that reports it on purpose: it is what a user does. Damage of that process's
+heap, which might show files later, ends it where glibc can tell.
 """
 
 import argparse
 import faulthandler
 import multiprocessing
+import os
 import random
 import sys
 import tempfile
@@ -27,6 +29,7 @@ from merge import MergeOptions, merge_experiments, pack, unpack
 from shardwriter import ExperimentLoader
 from shardwriter.errors import ShardWriterError
 from shardwriter.files.layout import EXPERIMENT, MASTER
+from shardwriter.files.trial import _allocator_checks
 
 SLOW_S = 10.0  # is worth to be told
 
@@ -178,6 +181,7 @@ def main() -> int:
     options = parser.parse_args()
     kinds = [(target, fits) for target in options.target for fits in (True, False)]
     files = -(-options.files // len(kinds))
+    os.environ.update(_allocator_checks())
     spawn = multiprocessing.get_context("spawn")
     total: Counter[str] = Counter()
     with ProcessPoolExecutor(options.jobs, spawn) as pool:
