@@ -28,8 +28,8 @@ from mutating import hostile_mutations, mutations
 from merge import MergeOptions, merge_experiments, pack, unpack
 from shardwriter import ExperimentLoader
 from shardwriter.errors import ShardWriterError
+from shardwriter.files import trial
 from shardwriter.files.layout import EXPERIMENT, MASTER
-from shardwriter.files.trial import _allocator_checks
 
 SLOW_S = 10.0  # is worth to be told
 
@@ -152,6 +152,7 @@ def fuzz(target: str, fits: bool, files: int, seed: int) -> tuple[Counter[str], 
         Of the mutations.
     """
     faulthandler.enable()
+    trial._LIMIT_S = 10.0  # a hang is known for one sooner, to save hours
     rng = random.Random(f"{seed} {target} {fits}")
     found: Counter[str] = Counter()
     slow: list[int] = []
@@ -181,7 +182,7 @@ def main() -> int:
     options = parser.parse_args()
     kinds = [(target, fits) for target in options.target for fits in (True, False)]
     files = -(-options.files // len(kinds))
-    os.environ.update(_allocator_checks())
+    os.environ.update(trial._allocator_checks())
     spawn = multiprocessing.get_context("spawn")
     total: Counter[str] = Counter()
     with ProcessPoolExecutor(options.jobs, spawn) as pool:

@@ -220,7 +220,7 @@ def test_a_name_that_is_a_path_leads_nowhere(experiment: Path, tmp_path: Path) -
     blocks = spans(packed)
     data = packed.read_bytes().replace(b"xx_xx_victim", b"../../victim")
     packed.write_bytes(repaired(bytearray(data), blocks))
-    with pytest.raises(ShardDamaged, match=r"expected a name, got '../../victim'"):
+    with pytest.raises(ShardDamaged, match="a name that is a path"):
         unpack(packed, tmp_path / "unpacked")
     assert not list(tmp_path.parent.glob("victim*"))
 

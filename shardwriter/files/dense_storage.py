@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import TypeAlias
 
-__all__ = ["Unfamiliar", "cut", "dense_messages", "is_name"]
+__all__ = ["Inconsistent", "Unfamiliar", "cut", "dense_messages", "is_name"]
 
 _NOWHERE = 2**64 - 1
 _DEEPEST = 8  # levels of a tree above its leaves
@@ -31,6 +31,10 @@ class Unfamiliar(Exception):
     """A file has something that this package does not read itself, or that is damaged."""
 
 
+class Inconsistent(Unfamiliar):
+    """A file has what no version of HDF5 writes, and what may damage the memory of its reader."""
+
+
 def dense_messages(read: Read, checked: Checked, heap: int, tree: int) -> list[bytes]:
     """Return the bodies of all messages that an object keeps in a heap.
 
@@ -46,7 +50,7 @@ def dense_messages(read: Read, checked: Checked, heap: int, tree: int) -> list[b
     store = _Heap(read, checked, heap)
     places = sorted(store.place(each) for each in _identifiers(read, checked, tree))
     if any(start + length > following for (start, length), (following, _) in pairwise(places)):
-        raise Unfamiliar
+        raise Inconsistent("messages that overlap")
     return [store.message(*place) for place in places]
 
 
@@ -60,7 +64,7 @@ def _identifiers(read: Read, checked: Checked, tree: int) -> Iterator[bytes]:
     record_bytes, where = _RECORDS[kind]
     *form, depth = struct.unpack_from("<IHH", head, 6)
     if form != [_NODE_BYTES, record_bytes] or head[14:16] != _SPLIT_AND_MERGE or depth > _DEEPEST:
-        raise Unfamiliar
+        raise Inconsistent("a tree of names with other parameters than HDF5's")
     nodes: list[_Place] = [struct.unpack_from("<QHQ", head, 16)]
     widths = _widths(record_bytes, depth)
     seen: set[int] = set()
@@ -68,11 +72,11 @@ def _identifiers(read: Read, checked: Checked, tree: int) -> Iterator[bytes]:
         below: list[_Place] = []
         for address, count, total in nodes:
             if not count or address in seen:
-                raise Unfamiliar
+                raise Inconsistent("a tree of names with a node that is empty, or there twice")
             seen.add(address)
             records, children = _node(read, checked, (address, count), kind, widths[:level])
             if total != count + sum(child[2] for child in children):
-                raise Unfamiliar
+                raise Inconsistent("a tree of names with another number of them than it says")
             if kind == 8 and any(record[8] for record in records):
                 raise Unfamiliar  # an attribute with flags is one of several objects
             yield from (record[where] for record in records)

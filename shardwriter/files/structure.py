@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from shardwriter.files.dense_storage import Unfamiliar, dense_messages, is_name
+from shardwriter.files.dense_storage import Inconsistent, Unfamiliar, dense_messages, is_name
 from shardwriter.files.lookup3 import lookup3_of_many
 from shardwriter.files.stored_objects import (
     ATTRIBUTE,
@@ -35,6 +35,7 @@ from shardwriter.files.symbol_table import HEAD, HEADER_BYTES, members
 
 __all__ = [
     "UNCERTAIN",
+    "Inconsistent",
     "Structure",
     "Unfamiliar",
     "are_sound",
@@ -177,7 +178,7 @@ class Structure:
                 place = following
         single = [kind for kind, _ in found if kind not in (LINK, ATTRIBUTE)]
         if len(set(single)) != len(single):  # HDF5 takes the first
-            raise Unfamiliar
+            raise Inconsistent("an object that says something twice")
         return found
 
     def _continuation(self, body: bytes, count: int) -> bytes:
@@ -224,7 +225,7 @@ class Structure:
                     raise Unfamiliar
                 found[body[name:end]] = _word(body, end)[0]
         if not all(map(is_name, found)):
-            raise Unfamiliar
+            raise Inconsistent("a name that is a path")
         return dict(sorted(found.items()))
 
     def _every(self, messages: Messages, kind: int, about: int, counter_bytes: int) -> Messages:

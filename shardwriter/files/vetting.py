@@ -7,7 +7,7 @@ decode was found to be as ``Structure`` knows it, or another process survived re
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -19,7 +19,7 @@ from shardwriter.files.encoding import mapping
 from shardwriter.files.global_heap import check_heaps
 from shardwriter.files.stored_episode import is_known
 from shardwriter.files.stored_objects import Messages, is_group, stored_dataset, stored_form
-from shardwriter.files.structure import UNCERTAIN, Structure, Unfamiliar, are_sound
+from shardwriter.files.structure import UNCERTAIN, Inconsistent, Structure, Unfamiliar, are_sound
 from shardwriter.files.trial import outcome
 from shardwriter.files.untrusted import (
     DEEPEST,
@@ -33,6 +33,7 @@ from shardwriter.files.untrusted import (
 __all__ = ["Vetter", "vet", "vetted"]
 
 _MOST_OUTCOMES = 4096
+_MEND = "put an intact copy in its place, or move it away and merge again"
 _NO_NAME = "\0"  # of no object: on the way to it is the root alone
 
 
@@ -160,15 +161,26 @@ class Vetter:
             self._linkless.add(place)
 
     def _is_known(self, place: str) -> bool:
-        try:
-            with Structure(self._file, is_read_whole=False) as structure:
-                _Walk(structure, self._links).to(place)
-            if are_sound([structure]) == [True]:
+        with suppress(*UNCERTAIN), Structure(self._file, is_read_whole=False) as structure:
+            if self._goes_through(structure, place) and are_sound([structure]) == [True]:
                 return True
-        except UNCERTAIN:
-            pass
         self._links.clear()
         return False
+
+    def _goes_through(self, structure: Structure, place: str) -> bool:
+        """Read an object with all below it; tell whether all of it is known, if it is sound."""
+        try:
+            _Walk(structure, self._links).to(place)
+        except Inconsistent as error:
+            if are_sound([structure]) == [True]:  # else HDF5 looks at the checksums, too
+                problem = f"{error}, under checksums that fit"
+                raise ShardDamaged(
+                    self._path, place.rstrip("\0") or "structure", problem, _MEND
+                ) from error
+            return False
+        except UNCERTAIN:
+            return False
+        return True
 
     def _survive(self, place: str) -> str:
         """Have an object read by another process; return the place of what it read.
@@ -178,8 +190,7 @@ class Vetter:
         scope = place if self._is_known(_NO_NAME) else ""
         problem = self._outcome(scope)
         if problem:
-            mend = "put an intact copy in its place, or move it away and merge again"
-            raise ShardDamaged(self._path, scope or "structure", problem, mend)
+            raise ShardDamaged(self._path, scope or "structure", problem, _MEND)
         return scope
 
     def _outcome(self, place: str) -> str:
