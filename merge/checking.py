@@ -97,6 +97,8 @@ def _checked(job: ShardJob, shards: list[ShardDescription] | ShardWriterError | 
 
 def decode(path: Path, shards: Sequence[ShardDescription]) -> ShardCheck:
     """Decode every chunk of some episodes of a file, and compare them with their digests."""
+    if not shards:
+        return ShardCheck(())
     where = str(path)
     problems: list[Problem] = []
     chunks, raw = 0, 0
