@@ -1,4 +1,4 @@
-"""Copying by HDF5 what the package does not know, in a process that can be lost.
+"""Copying by HDF5, in a process that can be lost.
 
 HDF5 trusts more of an object that it copies than of one that it reads. Invariant: an object that
 crashes it, hangs it or takes too much memory is an error that names its file.

@@ -1,15 +1,15 @@
 """Copying what belongs to an experiment as a whole when it is packed or unpacked.
 
-Invariant: nothing outside the experiment is copied, and HDF5 copies only what is known.
+Invariant: nothing outside the experiment is copied, and HDF5 copies in a process that can be lost.
 """
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from h5py import h5g, h5o
+from h5py import h5g
 
 from merge.copying import Copying, copy_in_child
 from merge.master_file import MasterWriter, open_master
@@ -32,7 +32,7 @@ from shardwriter.files.untrusted import (
     open_child,
     read_attributes_of,
 )
-from shardwriter.files.vetting import Vetter
+from shardwriter.files.vetting import Vetter, vetted
 
 __all__ = ["copy_into_group", "copy_own_files", "unpack_own_files"]
 
@@ -40,24 +40,18 @@ __all__ = ["copy_into_group", "copy_own_files", "unpack_own_files"]
 def copy_into_group(path: Path, writer: MasterWriter, target: Path, group: str) -> list[Copying]:
     """Copy all of a file into a group of the file, at `target`, that a writer has open.
 
-    Returns what is not known, for ``copy_in_child`` once that is closed.
+    Only its attributes; returns the rest for ``copy_in_child`` once that is closed.
 
     Raises
     ------
     ShardDamaged, TooLarge
         The file cannot be read, or is not to be.
     """
-    vetter = Vetter(path)
-    vetter.check("")
     place = writer.group(writer.file.id, group)
-    with vetter.opened() as source:
+    with vetted(path, "") as source:
         writer.attributes(h5g.open(place, b"."), read_attributes_of(path, source))
         check_tree(path, source)
         names = entries(path, source)
-        if vetter.knows(""):
-            for name in names:
-                h5o.copy(source, name, place, name)
-            return []
     prefix = f"{group}/" if group else ""
     return [Copying(path, each, target, f"{prefix}{each}") for each in map(os.fsdecode, names)]
 
@@ -95,43 +89,36 @@ def unpack_own_files(path: Path, target: Path) -> None:
         attributes = read_attributes_of(path, source)
         for name in ("format", "format_version", "episode_count", "uuid"):
             attributes.pop(name, None)
-        _write_own_file(root / f"{ATTRIBUTES}.h5", attributes, source, ())
+        _write_own_file(root / f"{ATTRIBUTES}.h5", attributes)
         for key in entries(path, source):
             name = os.fsdecode(key)
             if name in (EPISODES, INDEX, MERGE):
                 continue
             vetter.check(name)
-            knows = vetter.knows(name)
             group = open_child(path, source, key)
             check_tree(path, group)
             if name != CHECKPOINTS:
-                left_over += _copy_group(path, name, group, root / f"{name}.h5", knows)
+                left_over += _copy_group(path, name, group, root / f"{name}.h5")
                 continue
             (root / name).mkdir()
             for checkpoint in entries(path, group):
                 place = f"{name}/{os.fsdecode(checkpoint)}"
                 member = open_child(path, group, checkpoint)
-                left_over += _copy_group(path, place, member, root / f"{place}.h5", knows)
+                left_over += _copy_group(path, place, member, root / f"{place}.h5")
     copy_in_child(left_over)
 
 
-def _copy_group(path: Path, place: str, group: Node, target: Path, knows: bool) -> list[Copying]:
-    """Write a file of what a group has; return what is left over where that is not known."""
+def _copy_group(path: Path, place: str, group: Node, target: Path) -> list[Copying]:
+    """Write a file with a group's attributes; return the rest for ``copy_in_child``."""
     if not isinstance(group, h5g.GroupID):
         raise ShardDamaged(path, place, "expected a group, got a dataset")
     names = entries(path, group)
     if target.exists():
         raise ShardDamaged(path, place, f"expected another name, as {target.name} has that already")
-    _write_own_file(target, read_attributes_of(path, group), group, names if knows else [])
-    keys = [] if knows else map(os.fsdecode, names)
-    return [Copying(path, f"{place}/{key}", target, key) for key in keys]
+    _write_own_file(target, read_attributes_of(path, group))
+    return [Copying(path, f"{place}/{key}", target, key) for key in map(os.fsdecode, names)]
 
 
-def _write_own_file(
-    target: Path, attributes: Mapping[str, Any], group: h5g.GroupID, names: Sequence[bytes]
-) -> None:
-    """Write attributes, and copies of what a group has under these names."""
+def _write_own_file(target: Path, attributes: Mapping[str, Any]) -> None:
     with named_refusals(target), open_master(target, "w") as file:
         MasterWriter(file).attributes(file["/"].id, attributes)
-        for name in names:
-            h5o.copy(group, name, file.id, name)

@@ -13,8 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from h5py import h5o
-
 from merge.checking import decode
 from merge.comparing import Copied, compare
 from merge.copying import Copying, copy_in_child
@@ -43,7 +41,6 @@ from shardwriter.files.layout import (
 from shardwriter.files.publication import publish, remove
 from shardwriter.files.refusal import completed, named_refusals
 from shardwriter.files.shard import create
-from shardwriter.files.vetting import Vetter
 from shardwriter.progress import Bar, progress_bar
 from shardwriter.system.locks import locked
 
@@ -284,30 +281,21 @@ def _unpack_episodes(
 ) -> None:
     seen: set[str] = set()
     shards = describe_all([path], 1)
-    vetter = Vetter(path)
-    with vetter.opened() as source:
-        for shard in shards:
-            paths = EpisodePaths(target, shard.episode)
-            paths.make_folder()
-            vetter.check(shard.group)
-            knows = vetter.knows(shard.group)
-            group = shard.group.encode()
-            address = -1
-            with (
-                named_refusals(paths.shard),
-                completed(create(paths.temporary, shard.episode)) as file,
-            ):
-                given = index[shard.episode]["uuid"] if shard.episode in index else shard.uuid
-                if given not in seen:
-                    file.attrs["uuid"] = given
-                seen.add(given)
-                del file[shard.group]
-                if knows:
-                    h5o.copy(source, group, file.id, group)
-                    address = h5o.get_info(file.id, group).addr
-            if not knows:
-                item = Copying(path, shard.group, paths.temporary, shard.group)
-                (address,) = copy_in_child([item])
-            _check(paths.temporary, [Copied(shard, shard.group, address)], deep)
-            publish(paths.temporary, paths.shard)
-            bar.update()
+    items = []
+    for shard in shards:
+        paths = EpisodePaths(target, shard.episode)
+        paths.make_folder()
+        with (
+            named_refusals(paths.shard),
+            completed(create(paths.temporary, shard.episode)) as file,
+        ):
+            given = index[shard.episode]["uuid"] if shard.episode in index else shard.uuid
+            if given not in seen:
+                file.attrs["uuid"] = given
+            seen.add(given)
+            del file[shard.group]
+        items.append(Copying(path, shard.group, paths.temporary, shard.group))
+    for shard, item, address in zip(shards, items, copy_in_child(items), strict=True):
+        _check(item.target, [Copied(shard, shard.group, address)], deep)
+        publish(item.target, EpisodePaths(target, shard.episode).shard)
+        bar.update()

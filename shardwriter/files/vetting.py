@@ -144,10 +144,6 @@ class Vetter:
             else:
                 self._vetted.add(self._survive(place))
 
-    def knows(self, place: str) -> bool:
-        """Tell whether an object that was checked is known, so that no other process was asked."""
-        return place in self._known
-
     def check_links(self, place: str, group: h5g.GroupID) -> None:
         """Make sure that a group, which was checked and is open now, has no link to elsewhere.
 
