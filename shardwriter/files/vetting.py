@@ -94,8 +94,7 @@ class Vetter:
         self._identity: _Identity | None = None
         self._links: dict[int, dict[bytes, int]] = {}  # of known groups on the way, by addresses
         self._vetted: set[str] = set()
-        self._known: set[str] = set()  # of these
-        self._linkless: set[str] = set()  # others
+        self._linkless: set[str] = set()  # of these
         self._lock = threading.Lock()
 
     def bind(self, file: h5f.FileID) -> None:
@@ -140,7 +139,7 @@ class Vetter:
                 return
             if self._is_known(place):
                 self._vetted.add(place)
-                self._known.add(place)
+                self._linkless.add(place)
             else:
                 self._vetted.add(self._survive(place))
 
@@ -152,7 +151,7 @@ class Vetter:
         ShardDamaged
             It has one.
         """
-        if place not in self._known | self._linkless:
+        if place not in self._linkless:
             check_links(self._path, group)
             self._linkless.add(place)
 
