@@ -5,7 +5,7 @@ crashes it, hangs it or takes too much memory is an error that names its file.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -16,13 +16,10 @@ from merge.describing import MEND, in_children
 from merge.master_file import open_master
 from shardwriter.errors import ShardDamaged, ShardWriterError
 from shardwriter.files.refusal import named_refusals
-from shardwriter.files.trial import limit_memory
+from shardwriter.files.trial import limit_memory, time_limit_s
 from shardwriter.files.untrusted import UNREADABLE, opened
 
-__all__ = ["Copying", "copy_in_child"]
-
-_LIMIT_S = 120.0
-_LEAST_BYTES_PER_S = 1e6  # of the file, beyond that
+__all__ = ["Copying", "copied_in_child"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,36 +32,29 @@ class Copying:
     target_place: str
 
 
-def copy_in_child(
-    items: Sequence[Copying], progress: Callable[[int], object] = lambda n: None
-) -> list[int]:
-    """Copy objects, one after the other; return the addresses of the copies.
+def copied_in_child(items: Sequence[Copying]) -> Iterator[int]:
+    """Copy objects, one after the other; yield the address of each copy once it is there.
 
     Parameters
     ----------
     items
         What to copy; the files that it goes to are closed, and belong to nobody else.
-    progress
-        Called with the number of objects copied since it was last called.
 
     Raises
     ------
     ShardDamaged
         An object cannot be copied; what its file was to be copied to is of no use.
     """
-    largest = max((os.path.getsize(each.path) for each in items), default=0)
-    limit_s = _LIMIT_S + largest / _LEAST_BYTES_PER_S
-    addresses: list[int] = []
-    for result in in_children("merge.copying:copied", items, 1, progress, 1, limit_s):
+    limit_s = max(map(time_limit_s, {each.path for each in items}), default=0.0)
+    for result in in_children("merge.copying:copy", items, 1, lambda _: None, 1, limit_s):
         if isinstance(result, ShardDamaged):
             raise result.with_advice(MEND)
         if isinstance(result, ShardWriterError):
             raise result
-        addresses.append(cast(int, result))
-    return addresses
+        yield cast(int, result)
 
 
-def copied(item: Copying) -> int:
+def copy(item: Copying) -> int:
     """Copy an object; return the copy's address. Only for a process that can be lost."""
     try:
         with (

@@ -19,10 +19,10 @@ from merge.master_file import Appending, appending, batches
 from merge.plan import EpisodePlan
 from shardwriter.files.chunk_index import StoredChunk, chunks_of
 from shardwriter.files.encoding import AttributeTooLarge, Encoder
+from shardwriter.files.links import DEEPEST, MOST_NODES
 from shardwriter.files.stored_episode import StoredEpisode, copied
 from shardwriter.files.stored_objects import Messages, StoredDataset, is_group, stored_dataset
 from shardwriter.files.structure import UNCERTAIN, Structure, Unfamiliar, are_sound
-from shardwriter.files.untrusted import DEEPEST, MOST_NODES
 
 __all__ = ["EpisodeCopy", "copy_episodes"]
 

@@ -31,17 +31,15 @@ from shardwriter.files.layout import (
     INDEX,
     MERGE,
 )
+from shardwriter.files.links import entries
 from shardwriter.files.publication import remove
 from shardwriter.files.refusal import named_refusals
 from shardwriter.files.shard_description import describe_tree
-from shardwriter.files.trial import limit_memory
-from shardwriter.files.untrusted import UNREADABLE, entries, read_attributes_of
+from shardwriter.files.trial import limit_memory, time_limit_s
+from shardwriter.files.untrusted import UNREADABLE, read_attributes_of
 from shardwriter.files.vetting import vetted
 
 __all__ = ["Amendment", "Front", "amended"]
-
-_LIMIT_S = 60.0
-_LEAST_BYTES_PER_S = 1e6  # of the master, beyond that
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +137,7 @@ def amended(amendment: Amendment) -> bool:
     ShardWriterError
         It could not, for another reason than what is in the earlier master.
     """
-    limit_s = _LIMIT_S + amendment.last.stat().st_size / _LEAST_BYTES_PER_S
+    limit_s = time_limit_s(amendment.last)
     (result,) = in_children("merge.front:amend", [amendment], 1, lambda _: None, 1, limit_s)
     if isinstance(result, ShardWriterError) and not isinstance(result, ShardDamaged):
         raise result

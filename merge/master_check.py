@@ -15,9 +15,10 @@ from h5py import h5d, h5g
 from shardwriter.files.encoding import encoded, mapping
 from shardwriter.files.global_heap import check_heaps
 from shardwriter.files.layout import EPISODES, TIMESTEPS, episode_group
+from shardwriter.files.links import DEEPEST, MOST_NODES, entries, open_child
 from shardwriter.files.stored_objects import is_group, stored_dataset
 from shardwriter.files.structure import UNCERTAIN, Structure, Unfamiliar, are_sound
-from shardwriter.files.untrusted import DEEPEST, MOST_NODES, entries, open_child, opened
+from shardwriter.files.untrusted import opened
 
 __all__ = ["MasterPart", "check_part"]
 

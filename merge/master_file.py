@@ -19,13 +19,14 @@ from merge.plan import EpisodePlan
 from shardwriter.files import symbol_table
 from shardwriter.files.encoding import Encoder, encoded
 from shardwriter.files.layout import EPISODES
+from shardwriter.files.links import Node
 from shardwriter.files.lookup3 import lookup3
 from shardwriter.files.refusal import hdf5_to_write
 from shardwriter.files.schema import fill_value
 from shardwriter.files.shard_description import ColumnDescription, StaticNode
 from shardwriter.files.stored_objects import is_group
 from shardwriter.files.structure import UNCERTAIN, Structure, Unfamiliar
-from shardwriter.files.untrusted import Node, as_object
+from shardwriter.files.untrusted import as_object
 
 __all__ = [
     "Appending",

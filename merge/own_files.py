@@ -11,7 +11,7 @@ from typing import Any
 
 from h5py import h5g
 
-from merge.copying import Copying, copy_in_child
+from merge.copying import Copying, copied_in_child
 from merge.master_file import MasterWriter, open_master
 from shardwriter.errors import ShardDamaged
 from shardwriter.files.layout import (
@@ -23,15 +23,9 @@ from shardwriter.files.layout import (
     INDEX,
     MERGE,
 )
+from shardwriter.files.links import Node, entries, open_child
 from shardwriter.files.refusal import named_refusals
-from shardwriter.files.untrusted import (
-    Node,
-    check_own,
-    check_tree,
-    entries,
-    open_child,
-    read_attributes_of,
-)
+from shardwriter.files.untrusted import check_own, check_tree, read_attributes_of
 from shardwriter.files.vetting import Vetter, vetted
 
 __all__ = ["copy_into_group", "copy_own_files", "unpack_own_files"]
@@ -40,7 +34,7 @@ __all__ = ["copy_into_group", "copy_own_files", "unpack_own_files"]
 def copy_into_group(path: Path, writer: MasterWriter, target: Path, group: str) -> list[Copying]:
     """Copy all of a file into a group of the file, at `target`, that a writer has open.
 
-    Only its attributes; returns the rest for ``copy_in_child`` once that is closed.
+    Only its attributes; returns the rest for ``copied_in_child`` once that is closed.
 
     Raises
     ------
@@ -105,11 +99,11 @@ def unpack_own_files(path: Path, target: Path) -> None:
                 place = f"{name}/{os.fsdecode(checkpoint)}"
                 member = open_child(path, group, checkpoint)
                 left_over += _copy_group(path, place, member, root / f"{place}.h5")
-    copy_in_child(left_over)
+    list(copied_in_child(left_over))
 
 
 def _copy_group(path: Path, place: str, group: Node, target: Path) -> list[Copying]:
-    """Write a file with a group's attributes; return the rest for ``copy_in_child``."""
+    """Write a file with a group's attributes; return the rest for ``copied_in_child``."""
     if not isinstance(group, h5g.GroupID):
         raise ShardDamaged(path, place, "expected a group, got a dataset")
     names = entries(path, group)

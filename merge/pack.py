@@ -15,7 +15,7 @@ from typing import Any
 
 from merge.checking import decode
 from merge.comparing import Copied, compare
-from merge.copying import Copying, copy_in_child
+from merge.copying import Copying, copied_in_child
 from merge.describing import MEND, describe_all
 from merge.episode_copy import copy_episodes
 from merge.master import merge_experiment
@@ -248,9 +248,10 @@ def _write_pack(
     with bar:
         copies, left = copy_episodes(path, episodes, bar.update)
         items = [Copying(e.shard.path, e.shard.group, path, e.group) for e in left]
-        for each, address in zip(left, copy_in_child(items, bar.update), strict=True):
+        for each, address in zip(left, copied_in_child(items), strict=True):
             copies.append(Copied(each.shard, each.group, address))
-        copy_in_child(left_over)
+            bar.update()
+        list(copied_in_child(left_over))
     return copies
 
 
@@ -295,7 +296,7 @@ def _unpack_episodes(
             seen.add(given)
             del file[shard.group]
         items.append(Copying(path, shard.group, paths.temporary, shard.group))
-    for shard, item, address in zip(shards, items, copy_in_child(items), strict=True):
+    for shard, item, address in zip(shards, items, copied_in_child(items), strict=True):
         _check(item.target, [Copied(shard, shard.group, address)], deep)
         publish(item.target, EpisodePaths(target, shard.episode).shard)
         bar.update()

@@ -21,6 +21,7 @@ from shardwriter.errors import FormatError, ShardDamaged, TooLarge
 from shardwriter.files.column_reader import read_value, read_whole
 from shardwriter.files.episode_index import lacking_fields
 from shardwriter.files.layout import EPISODES, INDEX, MERGE, episode_group
+from shardwriter.files.links import entries, open_child
 from shardwriter.files.shard_description import (
     ColumnDescription,
     ShardDescription,
@@ -28,13 +29,7 @@ from shardwriter.files.shard_description import (
     check_format,
 )
 from shardwriter.files.structure import UNCERTAIN, Structure
-from shardwriter.files.untrusted import (
-    check_tree,
-    entries,
-    is_inside,
-    open_child,
-    read_attributes_of,
-)
+from shardwriter.files.untrusted import check_tree, is_inside, read_attributes_of
 from shardwriter.files.vetting import Vetter
 
 __all__ = ["Notes", "Previous", "read_previous"]

@@ -29,14 +29,9 @@ from shardwriter.files.layout import (
     episode_shards,
     unfinished_episodes,
 )
+from shardwriter.files.links import entries, open_dataset
 from shardwriter.files.shard_description import check_format
-from shardwriter.files.untrusted import (
-    check_own,
-    check_tree,
-    entries,
-    open_dataset,
-    read_attributes_of,
-)
+from shardwriter.files.untrusted import check_own, check_tree, read_attributes_of
 from shardwriter.files.vetting import vetted
 from shardwriter.progress import progress_bar
 

@@ -27,8 +27,9 @@ from shardwriter.files.layout import (
     unfinished_buffers,
     unfinished_episodes,
 )
+from shardwriter.files.links import check_path, is_there, members
 from shardwriter.files.run_note import RunNote, read_notes
-from shardwriter.files.untrusted import UNREADABLE, check_path, is_there, members
+from shardwriter.files.untrusted import UNREADABLE
 from shardwriter.files.vetting import vet
 from shardwriter.reading.shard_episode import table_columns
 from shardwriter.recovery.abandoned import owner

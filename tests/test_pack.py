@@ -1,43 +1,28 @@
-"""Packing, unpacking, relinking, and datasets over all episodes."""
+"""Packing and unpacking."""
 
-import json
-import os
-import resource
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import h5py
-import numpy as np
 import pytest
-from merging import master_content, record, shard, shards_content, stamps
+from merging import master_content, shard, shards_content, stamps
 
 from merge import (
     MergeOptions,
-    comparing,
     merge_experiments,
     pack,
     pack_shards,
-    relink,
     unpack,
     verify,
 )
-from merge.copying import Copying, copy_in_child
-from merge.episode_copy import EpisodeCopy
 from shardwriter import DataExporter, ExperimentLoader
-from shardwriter.cli import main
 from shardwriter.errors import (
     ConfigError,
     EpisodeExists,
     EpisodesGone,
     ShardDamaged,
-    ShardOutside,
-    ShardsNotFound,
-    TooManyShards,
 )
-from shardwriter.files import stored_episode
-from shardwriter.files.structure import Unfamiliar
 from shardwriter.recording.episode import Episode
 from shardwriter.recovery import missing, recover
 
@@ -191,58 +176,6 @@ def test_a_copy_that_differs_is_never_published(
     assert sorted(path.name for path in tmp_path.iterdir()) == [experiment.name, "sound.h5"]
 
 
-def test_many_copies_are_compared_by_processes(
-    experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    alone = pack(experiment, tmp_path / "alone.h5")
-    monkeypatch.setattr(comparing, "_FEW", 1)
-    monkeypatch.setattr(comparing, "_TOGETHER", 2)
-    packed = pack(experiment, tmp_path / "all.h5")
-    assert master_content(packed) == master_content(alone)
-    assert verify(packed, deep=True, expected=range(5), workers=1).is_sound
-
-
-@pytest.mark.parametrize("is_known", [True, False])
-def test_shards_are_copied_as_bytes_and_others_by_hdf5(
-    experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_known: bool
-) -> None:
-    by_hdf5: list[Path] = []
-
-    def noted(items: Sequence[Copying], *rest: Any) -> list[int]:
-        by_hdf5.extend(item.path for item in items if item.place.startswith("episodes/"))
-        return copy_in_child(items, *rest)
-
-    monkeypatch.setattr(sys.modules["merge.pack"], "copy_in_child", noted)
-    pack(experiment, tmp_path / "all.h5")
-    assert by_hdf5 == []
-    with h5py.File(shard(experiment, 3), "r+", libver="v110" if is_known else None) as file:
-        group = file["episodes/episode_0003"]
-        group.create_dataset("compact", data=np.arange(4), track_times=True)
-        del group.attrs["_crc32"]  # which knows nothing of that
-    expected = shards_content(experiment)
-    packed = pack(experiment, tmp_path / "some.h5")
-    assert by_hdf5 == ([] if is_known else [shard(experiment, 3)])
-    content = master_content(packed)
-    assert {k: v for k, v in content.items() if k.startswith("episodes/")} == expected
-    assert verify(packed, deep=True, expected=range(5), workers=1).is_sound
-    assert shards_content(unpack(packed, tmp_path / "unpacked")) == expected
-
-
-def test_short_and_long_episodes_are_packed_alike(experiment: Path, tmp_path: Path) -> None:
-    """Those of one chunk are copied by compiled code, the others object by object."""
-    with DataExporter.resume(experiment, progress=False) as exporter:
-        with exporter.start_episode(5) as episode:
-            steps = np.arange(300_000)
-            episode.log_timesteps(steps, behavior={"position": steps / 7})
-        with exporter.start_episode(6) as episode:
-            episode.log_timestep(0, reward=1.0)
-    expected = shards_content(experiment)
-    packed = pack(experiment, tmp_path / "all.h5")
-    content = master_content(packed)
-    assert {k: v for k, v in content.items() if k.startswith("episodes/")} == expected
-    assert verify(packed, deep=True, expected=range(7), workers=1).is_sound
-
-
 def test_an_episode_that_is_gone_is_not_left_out(experiment: Path, tmp_path: Path) -> None:
     shard(experiment, 1).unlink()
     with pytest.raises(EpisodesGone, match=r"episode 1.*put them back"):
@@ -292,42 +225,6 @@ def test_an_episode_that_a_packed_file_lost_is_missed(
     assert not verify(few, workers=1).is_sound
 
 
-@pytest.mark.parametrize("most", [(4, 8), (4, None), (8, 8), (None, 4)])
-def test_chunks_are_copied_to_their_places(
-    experiment: Path, tmp_path: Path, most: tuple[int | None, int | None]
-) -> None:
-    """HDF5 numbers them by the shape that a dataset may grow to."""
-    values = np.arange(16).reshape(4, 4)
-    with h5py.File(shard(experiment, 3), "r+") as file:
-        group = file["episodes/episode_0003"]
-        group.create_dataset("grid", data=values, maxshape=most, chunks=(2, 2))
-        del group.attrs["_crc32"]  # which knows nothing of that
-    packed = pack(experiment, tmp_path / "all.h5")
-    with h5py.File(packed) as file:
-        np.testing.assert_array_equal(file["episodes/episode_0003/grid"][()], values)
-
-
-@pytest.mark.parametrize(
-    ("method", "error"), [("_element", OverflowError), ("write_data", Unfamiliar)]
-)
-def test_what_cannot_be_copied_as_bytes_is_copied_by_hdf5(
-    experiment: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    method: str,
-    error: type[Exception],
-) -> None:
-    def fails(*given: object) -> None:
-        raise error
-
-    monkeypatch.setattr(stored_episode, "compiled", None)
-    monkeypatch.setattr(EpisodeCopy, method, fails)
-    packed = pack(experiment, tmp_path / "all.h5")
-    content = master_content(packed)
-    expected = shards_content(experiment)
-    assert {k: v for k, v in content.items() if k.startswith("episodes/")} == expected
-
-
 def test_a_directory_is_on_stable_storage_before_it_has_its_name(
     experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -348,92 +245,6 @@ def test_a_packed_file_that_is_cut_short_says_what_to_do(experiment: Path, tmp_p
     packed.write_bytes(packed.read_bytes()[:-1000])
     with pytest.raises(ShardDamaged, match="put an intact copy in its place"):
         unpack(packed, tmp_path / "back")
-
-
-def test_a_shard_that_changes_meanwhile_is_named(
-    experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    module = sys.modules["merge.pack"]
-    write = module._write_pack
-
-    def write_and_change(*given: object) -> object:
-        copies = write(*given)
-        os.utime(shard(experiment, 2), ns=(1, 1))
-        return copies
-
-    monkeypatch.setattr(module, "_write_pack", write_and_change)
-    with pytest.raises(ShardDamaged, match=r"episode_0002\.h5.*changed while it was copied"):
-        pack(experiment, tmp_path / "all.h5")
-
-
-def test_a_master_is_relinked_to_its_own_shards(
-    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = tmp_path / "results"
-    folder.mkdir()
-    alone = folder / MASTER
-    (experiment / MASTER).rename(alone)
-    expected = shards_content(experiment)
-    assert main(["relink", str(alone), "--shards", str(experiment)]) == 0
-    assert f"root={tmp_path}" in capsys.readouterr().out
-    with ExperimentLoader(alone) as loader, pytest.raises(ShardOutside, match="root="):
-        loader.get_episode(0).get_behavior()
-    with ExperimentLoader(alone, root=tmp_path) as loader:
-        assert len(loader.get_episode(0).get_behavior()["position"]) == 30
-        assert len(loader.get_network_structure()["connections"]["targets"]) == 20_000
-    content = master_content(alone)
-    assert {k: v for k, v in content.items() if k.startswith("episodes/")} == expected
-
-
-def test_relinking_tells_what_is_new_and_nothing_else(
-    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    alone = tmp_path / MASTER
-    (experiment / MASTER).rename(alone)
-    command = ["relink", str(alone), "--shards", str(experiment), "--json"]
-    for added in ([], [], [9]):
-        if added:
-            with DataExporter.resume(experiment, progress=False) as exporter:
-                exporter.start_episode(9).end()
-        assert main(command) == 0
-        found = json.loads(capsys.readouterr().out)
-        assert (found["added"], found["changed"], found["removed"]) == (added, [], [])
-
-
-def test_a_master_is_not_relinked_to_other_shards(experiment: Path, tmp_path: Path) -> None:
-    other = record(tmp_path / "other", range(5))
-    before = (experiment / MASTER).read_bytes()
-    with pytest.raises(ShardsNotFound, match="episodes 0-4"):
-        relink(experiment / MASTER, [other])
-    assert (experiment / MASTER).read_bytes() == before
-
-
-def test_concatenated_datasets_show_all_episodes(experiment: Path) -> None:
-    merge_experiments([experiment], None, MergeOptions(concat=True))
-    with ExperimentLoader(experiment) as loader:
-        values, offsets = loader.concat("behavior/position")
-    with h5py.File(experiment / MASTER) as file:
-        group = file["concatenated"]
-        np.testing.assert_array_equal(group["behavior/position"], values)
-        np.testing.assert_array_equal(group["behavior/offsets"], offsets)
-        assert group["episode_ids"][()].tolist() == [0, 1, 2, 3, 4]
-        assert len(group["behavior/at 50% %b"]) == offsets[-1]
-    shard(experiment, 4).unlink()
-    merge_experiments([experiment], None, MergeOptions(forget_missing=True))
-    with h5py.File(experiment / MASTER) as file:
-        assert "concatenated" not in file
-
-
-def test_too_many_shards_are_not_concatenated(experiment: Path) -> None:
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    before = (experiment / MASTER).read_bytes()
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (67, limits[1]))
-        with pytest.raises(TooManyShards, match=r"at most 3 shards, got 5.*pack"):
-            merge_experiments([experiment], None, MergeOptions(concat=True))
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    assert (experiment / MASTER).read_bytes() == before
 
 
 def test_packed_episodes_are_not_missing_and_keep_their_ids(

@@ -24,10 +24,10 @@ from shardwriter.errors import ShardDamaged
 from shardwriter.files import stored_episode, trial, vetting
 from shardwriter.files.chunk_index import chunks_of
 from shardwriter.files.layout import MASTER
+from shardwriter.files.links import check_path
 from shardwriter.files.stored_episode import is_known
 from shardwriter.files.stored_objects import stored_dataset
 from shardwriter.files.structure import UNCERTAIN, Structure
-from shardwriter.files.untrusted import check_path
 from shardwriter.files.vetting import Vetter, _Walk, vet
 
 EPISODES = 2  # of the experiment that each test has a copy of

@@ -15,16 +15,8 @@ from shardwriter.errors import ConfigError, ExperimentNotFound, ShardDamaged, Sh
 from shardwriter.files.column_reader import read_value
 from shardwriter.files.groups import read_attributes, read_tree
 from shardwriter.files.layout import ATTRIBUTES, CHECKPOINTS, EXPERIMENT
-from shardwriter.files.untrusted import (
-    check_own,
-    check_tree,
-    file_of,
-    is_inside,
-    is_there,
-    members,
-    open_dataset,
-    readable,
-)
+from shardwriter.files.links import is_there, members, open_dataset
+from shardwriter.files.untrusted import check_own, check_tree, file_of, is_inside, readable
 from shardwriter.files.vetting import Vetter, vetted
 
 __all__ = ["ExperimentGroups", "OwnFiles", "OwnGroups"]

@@ -7,8 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from shardwriter.files.layout import EPISODES, group_id, packed_shards
+from shardwriter.files.links import members
 from shardwriter.files.structure import UNCERTAIN, Structure, are_sound
-from shardwriter.files.untrusted import members, readable
+from shardwriter.files.untrusted import readable
 from shardwriter.files.vetting import vetted
 
 __all__ = ["packed_episodes"]

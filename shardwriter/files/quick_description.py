@@ -14,6 +14,7 @@ import numpy as np
 from shardwriter.errors import ShardWriterError
 from shardwriter.files.chunk_index import most_chunks
 from shardwriter.files.layout import EPISODES, EVENTS, TABLES, TIMESTEPS
+from shardwriter.files.links import DEEPEST, MOST_NODES
 from shardwriter.files.shard_description import (
     COPIED_BYTES,
     OF_STORAGE,
@@ -30,7 +31,7 @@ from shardwriter.files.shard_description import (
 from shardwriter.files.stored_episode import group, outline
 from shardwriter.files.stored_objects import Messages, StoredDataset, is_group, stored_dataset
 from shardwriter.files.structure import UNCERTAIN, Structure, Unfamiliar, are_sound
-from shardwriter.files.untrusted import DEEPEST, MOST_NODES, is_at_hand, is_safe_chunk
+from shardwriter.files.untrusted import is_at_hand, is_safe_chunk
 from shardwriter.files.vetting import vet
 
 __all__ = ["describe_quickly", "describe_several", "describe_vetted", "described"]

@@ -27,14 +27,12 @@ from shardwriter.files.layout import (
     TIMESTEPS,
     episode_group,
 )
+from shardwriter.files.links import MOST_NODES, entries, open_child
 from shardwriter.files.schema import readable_version
 from shardwriter.files.untrusted import (
-    MOST_NODES,
     Reading,
     check_column,
     check_filters,
-    entries,
-    open_child,
     opened,
     read_attributes_of,
 )

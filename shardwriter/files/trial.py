@@ -22,21 +22,15 @@ from h5py import h5a, h5l, h5s
 
 from shardwriter.errors import ShardDamaged, ShardWriterError
 from shardwriter.files.global_heap import check_heaps
+from shardwriter.files.links import DEEPEST, MOST_NODES, is_there, open_child
 from shardwriter.files.published import open_published
-from shardwriter.files.untrusted import (
-    DEEPEST,
-    MOST_NODES,
-    UNREADABLE,
-    as_object,
-    is_there,
-    open_child,
-)
+from shardwriter.files.untrusted import UNREADABLE, as_object
 from shardwriter.system.process import Child, Parent
 
-__all__ = ["limit_memory", "outcome"]
+__all__ = ["limit_memory", "outcome", "time_limit_s"]
 
-_LIMIT_S = 60.0  # without a sign of life, and in all, where the file is small
-_LEAST_BYTES_PER_S = 1e6  # else
+_LIMIT_S = 60.0  # without a sign of life
+_LEAST_BYTES_PER_S = 1e6
 _SIGN_OF_LIFE_S = 1.0
 _MOST_MEMORY = 8 << 30  # addresses of the process that tries
 _PART_ITEMS = 1 << 20
@@ -55,7 +49,7 @@ def outcome(path: Path, place: str) -> str:
     child = Child(f"{__name__}:try_to_read", _allocator_checks())
     try:
         child.link.send((path, place))
-        end = time.monotonic() + _LIMIT_S + path.stat().st_size / _LEAST_BYTES_PER_S
+        end = time.monotonic() + time_limit_s(path)
         while child.link.poll(min(_LIMIT_S, max(0.0, end - time.monotonic()))):
             problem = child.link.recv()
             if problem is not None:
@@ -70,6 +64,12 @@ def outcome(path: Path, place: str) -> str:
     finally:
         child.kill()
         child.wait()
+
+
+def time_limit_s(path: Path) -> float:
+    """Return after how many seconds a process that does something with a file counts as hung."""
+    size = path.stat().st_size if path.exists() else 0  # it is gone, as the process will say
+    return _LIMIT_S + size / _LEAST_BYTES_PER_S
 
 
 @cache

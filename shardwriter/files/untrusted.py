@@ -1,8 +1,7 @@
-"""What a file may hold: checks before anything in it is followed or read.
+"""What a file may hold: checks before anything in it is read.
 
-Shards and masters travel between people, so they are hostile input. Invariant: a link is looked
-at before it is followed, a dataset's storage and filters before its data are read, and a size
-before memory is taken.
+Shards and masters travel between people, so they are hostile input. Invariant: a dataset's storage
+and filters are looked at before its data are read, and a size before memory is taken.
 """
 
 import math
@@ -12,47 +11,35 @@ from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5a, h5d, h5f, h5g, h5i, h5l, h5o, h5p, h5t
+from h5py import h5a, h5d, h5f, h5g, h5i, h5p, h5t
 
 from shardwriter.errors import ShardDamaged, ShardOutside, TooLarge, not_opened
 from shardwriter.files.compression import optional
-from shardwriter.files.dense_storage import is_name
+from shardwriter.files.links import DEEPEST, MOST_NODES, Node, entries, open_child, place_of
 from shardwriter.files.published import open_published
 
 __all__ = [
-    "DEEPEST",
-    "MOST_NODES",
     "UNREADABLE",
-    "Node",
     "Reading",
     "as_object",
     "check_column",
     "check_filters",
-    "check_links",
     "check_memory",
     "check_own",
-    "check_path",
     "check_tree",
-    "entries",
     "file_of",
     "is_at_hand",
     "is_inside",
     "is_safe_chunk",
-    "is_there",
-    "members",
-    "open_child",
-    "open_dataset",
     "opened",
     "read_attributes_of",
     "read_text_attribute",
     "readable",
 ]
-
-Node: TypeAlias = "h5g.GroupID | h5d.DatasetID"
 
 # What HDF5 and decoding raise about content, which may be of any kind where another is expected.
 UNREADABLE = (
@@ -65,8 +52,6 @@ UNREADABLE = (
     TypeError,
     ValueError,
 )
-DEEPEST = 64
-MOST_NODES = 100_000  # below one episode or one group of the experiment
 _MOST_ATTRIBUTES = 10_000
 _MOST_ATTRIBUTE_BYTES = 64 << 20
 _MOST_CHUNK_BYTES = 1 << 30
@@ -120,51 +105,6 @@ def opened(path: Path) -> Iterator[h5g.GroupID]:
             h5py.File(file).close()  # which a damaged file may prevent
 
 
-def entries(path: Path, group: h5g.GroupID, limit: int = MOST_NODES) -> list[bytes]:
-    """Return the names in a group, once it is known that each is an object of this file.
-
-    Raises
-    ------
-    ShardDamaged
-        A name is a soft or external link, or a path, or there are more than `limit`.
-    """
-    names: list[bytes] = []
-    links: list[bytes] = []
-
-    def visit(name: bytes, info: h5l.LinkInfo) -> bool | None:
-        (names if info.type == h5l.TYPE_HARD else links).append(name)
-        return True if links or len(names) > limit else None  # True ends it; never raise here
-
-    group.links.iterate(visit, info=True)
-    if links:
-        raise ShardDamaged(path, _place(group, links[0]), "expected an object, got a link")
-    if len(names) > limit:
-        raise ShardDamaged(path, _place(group), f"expected at most {limit} entries")
-    for name in names:
-        if not is_name(name):
-            raise ShardDamaged(path, _place(group), f"expected a name, got {os.fsdecode(name)!r}")
-    return names
-
-
-def open_child(path: Path, group: h5g.GroupID, name: bytes) -> Node:
-    """Open an entry of a group that is known to be no link; see ``entries``.
-
-    Raises
-    ------
-    ShardDamaged
-        It is neither a group nor a dataset.
-    """
-    node = h5o.open(group, name)
-    if not isinstance(node, (h5g.GroupID, h5d.DatasetID)):
-        raise ShardDamaged(path, _place(group, name), "expected a group or a dataset")
-    return node
-
-
-def _place(group: Node, name: bytes = b"") -> str:
-    whole = (h5py.h5i.get_name(group) or b"?").rstrip(b"/") + (b"/" + name if name else b"")
-    return os.fsdecode(whole) or "/"
-
-
 def check_column(path: Path, dataset: h5d.DatasetID) -> tuple[np.dtype[Any], tuple[int, ...]]:
     """Make sure that a dataset of a table is safe to read; return its dtype and chunk shape.
 
@@ -178,16 +118,16 @@ def check_column(path: Path, dataset: h5d.DatasetID) -> tuple[np.dtype[Any], tup
     """
     properties = dataset.get_create_plist()
     if properties.get_layout() != h5d.CHUNKED:
-        raise ShardDamaged(path, _place(dataset), "expected chunks in this file, got none")
+        raise ShardDamaged(path, place_of(dataset), "expected chunks in this file, got none")
     dtype = dataset.dtype
     if dtype.kind not in _STORED_KINDS or dtype.names is not None or dtype.subdtype is not None:
         problem = f"expected numbers or text of fixed length, got {dtype}"
-        raise ShardDamaged(path, _place(dataset), problem)
+        raise ShardDamaged(path, place_of(dataset), problem)
     chunk: tuple[int, ...] = properties.get_chunk()
     size = dtype.itemsize * math.prod(chunk)
     if not is_safe_chunk(dtype, chunk):
         problem = f"expected chunks of at most 1 GiB, got {size} bytes"
-        raise ShardDamaged(path, _place(dataset), problem)
+        raise ShardDamaged(path, place_of(dataset), problem)
     check_filters(path, dataset, properties)
     return dtype, chunk
 
@@ -218,7 +158,7 @@ def check_filters(path: Path, dataset: h5d.DatasetID, properties: h5p.PropDCID) 
             continue
         if number not in _PLUGIN_FILTERS:
             problem = f"expected a filter of this package, got number {number}"
-            raise ShardDamaged(path, _place(dataset), problem)
+            raise ShardDamaged(path, place_of(dataset), problem)
         optional("hdf5plugin")
 
 
@@ -257,7 +197,7 @@ def read_attributes_of(path: Path, node: Node) -> dict[str, Any]:
     """
     count = h5a.get_num_attrs(node)
     if count > _MOST_ATTRIBUTES:
-        raise ShardDamaged(path, _place(node), f"expected fewer attributes, got {count}")
+        raise ShardDamaged(path, place_of(node), f"expected fewer attributes, got {count}")
     return dict(_attributes(path, node, count))
 
 
@@ -266,7 +206,7 @@ def _attributes(path: Path, node: Node, count: int) -> Iterator[tuple[str, Any]]
         attribute = h5a.open(node, index=i)
         name = attribute.name.decode("utf-8", "surrogateescape")
         if attribute.get_storage_size() > _MOST_ATTRIBUTE_BYTES:
-            raise ShardDamaged(path, f"{_place(node)}@{name}", "expected at most 64 MiB")
+            raise ShardDamaged(path, f"{place_of(node)}@{name}", "expected at most 64 MiB")
         kind = attribute.get_type()
         shape: tuple[int, ...] = attribute.shape
         if isinstance(kind, h5t.TypeStringID):
@@ -275,7 +215,7 @@ def _attributes(path: Path, node: Node, count: int) -> Iterator[tuple[str, Any]]
         dtype = kind.dtype
         if dtype.kind not in _STORED_KINDS:
             problem = f"expected numbers or text, got {dtype}"
-            raise ShardDamaged(path, f"{_place(node)}@{name}", problem)
+            raise ShardDamaged(path, f"{place_of(node)}@{name}", problem)
         value = np.empty(shape, dtype)
         attribute.read(value)
         yield name, value if shape else value[()]
@@ -312,86 +252,6 @@ def read_text_attribute(path: Path, node: Node, name: str) -> str:
     raise ShardDamaged(path, f"@{name}", "expected text")
 
 
-def is_there(path: Path, root: h5py.h5f.FileID | h5g.GroupID, place: str) -> bool:
-    """Tell whether a path inside a file leads to something, without following a link.
-
-    Raises
-    ------
-    ShardDamaged
-        A step of it is a link, or no name.
-    """
-    links = h5g.open(root, b"/").links if not isinstance(root, h5g.GroupID) else root.links
-    step = b""
-    for name in place.encode("utf-8", "surrogateescape").split(b"/"):
-        if step and h5o.get_info(root, step).type != h5o.TYPE_GROUP:
-            return False
-        step = step + b"/" + name if step else name
-        if name not in (b"", b".") and not links.exists(step):
-            return False
-        if name in (b"", b".") or links.get_info(step).type != h5l.TYPE_HARD:
-            raise ShardDamaged(path, os.fsdecode(step), "expected an object, got a link")
-    return True
-
-
-def check_path(path: Path, root: h5py.h5f.FileID | h5g.GroupID, place: str) -> None:
-    """Make sure that each step of a path inside a file is an object of this file.
-
-    Raises
-    ------
-    ShardDamaged
-        A step is a link, or is not there.
-    """
-    if not is_there(path, root, place):
-        raise ShardDamaged(path, place, "expected an object, got none")
-
-
-def members(path: Path, root: h5g.GroupID, place: str) -> list[str]:
-    """Return the names in a group at a path inside a file, in order, [] where there is none.
-
-    Raises
-    ------
-    ShardDamaged
-        It is no group, or it or something in it is a link.
-    """
-    if not is_there(path, root, place):
-        return []
-    group = h5o.open(root, place.encode("utf-8", "surrogateescape"))
-    if not isinstance(group, h5g.GroupID):
-        raise ShardDamaged(path, place, "expected a group, got something else")
-    return [os.fsdecode(name) for name in entries(path, group)]
-
-
-def open_dataset(path: Path, root: h5g.GroupID, place: str) -> h5py.Dataset:
-    """Open a dataset at a path inside a file.
-
-    Raises
-    ------
-    ShardDamaged
-        There is none, or a step of the path is a link.
-    """
-    check_path(path, root, place)
-    node = h5o.open(root, place.encode("utf-8", "surrogateescape"))
-    if not isinstance(node, h5d.DatasetID):
-        raise ShardDamaged(path, place, "expected a dataset, got something else")
-    return h5py.Dataset(node)
-
-
-def check_links(path: Path, group: h5g.GroupID, depth: int = 0) -> None:
-    """Make sure that all below a group, which lies so deep, are objects of this file.
-
-    Raises
-    ------
-    ShardDamaged
-        It holds a link, or groups in a circle.
-    """
-    if depth > DEEPEST:
-        raise ShardDamaged(path, _place(group), f"expected groups at most {DEEPEST} deep")
-    for name in entries(path, group):
-        child = open_child(path, group, name)
-        if isinstance(child, h5g.GroupID):
-            check_links(path, child, depth + 1)
-
-
 class Reading:
     """What reading objects of a file takes: how many they are, and of memory.
 
@@ -417,9 +277,11 @@ class Reading:
         """
         self._nodes += 1
         if depth > DEEPEST:
-            raise ShardDamaged(self._path, _place(node), f"expected groups at most {DEEPEST} deep")
+            raise ShardDamaged(
+                self._path, place_of(node), f"expected groups at most {DEEPEST} deep"
+            )
         if self._nodes > MOST_NODES:
-            raise ShardDamaged(self._path, _place(node), f"expected at most {MOST_NODES} objects")
+            raise ShardDamaged(self._path, place_of(node), f"expected at most {MOST_NODES} objects")
 
     def add(self, node: h5d.DatasetID) -> None:
         """Take note of a dataset that is to be read whole.
@@ -432,7 +294,7 @@ class Reading:
         TooLarge
             All that was noted does not fit into memory.
         """
-        place, dtype = _place(node), node.dtype
+        place, dtype = place_of(node), node.dtype
         items = math.prod(node.shape)
         self._nbytes += items * dtype.itemsize
         if dtype.hasobject:
@@ -502,7 +364,7 @@ def check_tree(
     properties = node.get_create_plist()
     is_virtual = properties.get_layout() == h5d.VIRTUAL
     if properties.get_external_count() or (is_virtual and not may_be_virtual):
-        raise ShardDamaged(path, _place(node), "expected data of its own, got a reference")
+        raise ShardDamaged(path, place_of(node), "expected data of its own, got a reference")
     check_filters(path, node, properties)
     reading.add(node)
 

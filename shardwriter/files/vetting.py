@@ -17,18 +17,12 @@ from shardwriter.errors import ShardDamaged
 from shardwriter.files.chunk_index import most_chunks
 from shardwriter.files.encoding import mapping
 from shardwriter.files.global_heap import check_heaps
+from shardwriter.files.links import DEEPEST, MOST_NODES, check_links, is_there
 from shardwriter.files.stored_episode import is_known
 from shardwriter.files.stored_objects import Messages, is_group, stored_dataset, stored_form
 from shardwriter.files.structure import UNCERTAIN, Inconsistent, Structure, Unfamiliar, are_sound
 from shardwriter.files.trial import outcome
-from shardwriter.files.untrusted import (
-    DEEPEST,
-    MOST_NODES,
-    check_links,
-    is_at_hand,
-    is_there,
-    opened,
-)
+from shardwriter.files.untrusted import is_at_hand, opened
 
 __all__ = ["Vetter", "vet", "vetted"]
 

@@ -16,7 +16,8 @@ import numpy as np
 from shardwriter.errors import ConfigError, EpisodeNotFound, FieldsDiffer
 from shardwriter.files.column_reader import read_rows, read_texts
 from shardwriter.files.layout import EVENTS, SPIKES, TABLES, TIMESTEPS
-from shardwriter.files.untrusted import check_column, check_path, file_of, readable
+from shardwriter.files.links import check_path
+from shardwriter.files.untrusted import check_column, file_of, readable
 from shardwriter.interop.recorded import seconds_per_timestep
 from shardwriter.loader import ExperimentLoader
 

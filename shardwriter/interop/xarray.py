@@ -16,8 +16,9 @@ from shardwriter.files.layout import (
     TIMESTEPS,
     WEIGHT_CHANGES,
 )
+from shardwriter.files.links import open_child
 from shardwriter.files.units import Units
-from shardwriter.files.untrusted import check_column, file_of, open_child
+from shardwriter.files.untrusted import check_column, file_of
 from shardwriter.interop.recorded import Columns, Recorded
 
 if TYPE_CHECKING:

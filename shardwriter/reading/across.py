@@ -18,8 +18,9 @@ from h5py import h5d, h5o
 from shardwriter.errors import ConfigError, FieldsDiffer, ShardDamaged
 from shardwriter.files.column_reader import read_rows
 from shardwriter.files.layout import TIMESTEPS
+from shardwriter.files.links import check_path
 from shardwriter.files.quick_columns import QuickColumns
-from shardwriter.files.untrusted import check_column, check_memory, check_path, file_of
+from shardwriter.files.untrusted import check_column, check_memory, file_of
 from shardwriter.reading.recorded_episode import check_window
 from shardwriter.reading.shard_episode import timestep_rows
 

@@ -17,11 +17,12 @@ from shardwriter.files.chunk_index import chunks_of, most_chunks
 from shardwriter.files.compression import FILTER_NAMES, Pipeline
 from shardwriter.files.groups import restored_attributes
 from shardwriter.files.layout import EVENTS, SUMMARY, TABLES
+from shardwriter.files.links import DEEPEST, MOST_NODES, members
 from shardwriter.files.shard_description import COPIED_BYTES
 from shardwriter.files.stored_objects import Messages, StoredDataset, is_group, stored_dataset
 from shardwriter.files.structure import UNCERTAIN, Structure, Unfamiliar, are_sound
 from shardwriter.files.tree import KIND, Leaf, build
-from shardwriter.files.untrusted import DEEPEST, MOST_NODES, file_of, members, readable
+from shardwriter.files.untrusted import file_of, readable
 from shardwriter.reading.recorded_episode import RecordedEpisode
 from shardwriter.reading.shard_episode import table_columns
 

@@ -13,16 +13,10 @@ from shardwriter.errors import ExperimentNotFound, FormatError, ShardDamaged
 from shardwriter.files.column_reader import read_whole
 from shardwriter.files.episode_index import lacking_fields
 from shardwriter.files.layout import INDEX, MASTER, check_experiment, unfinished_text
+from shardwriter.files.links import is_there, open_dataset
 from shardwriter.files.published import published_file
 from shardwriter.files.shard_description import check_format
-from shardwriter.files.untrusted import (
-    UNREADABLE,
-    check_own,
-    check_tree,
-    is_there,
-    open_dataset,
-    read_attributes_of,
-)
+from shardwriter.files.untrusted import UNREADABLE, check_own, check_tree, read_attributes_of
 from shardwriter.files.vetting import vet
 
 __all__ = ["master_of", "open_index", "recording_of"]

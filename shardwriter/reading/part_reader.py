@@ -17,9 +17,10 @@ from shardwriter.errors import ShardDamaged
 from shardwriter.files.column_reader import read_rows
 from shardwriter.files.groups import read_attributes
 from shardwriter.files.layout import EpisodePaths, episode_group
+from shardwriter.files.links import check_path
 from shardwriter.files.salvage import opened, tables_of
 from shardwriter.files.schema import Column, Table, fill_value
-from shardwriter.files.untrusted import check_column, check_path
+from shardwriter.files.untrusted import check_column
 
 __all__ = ["PartReader"]
 

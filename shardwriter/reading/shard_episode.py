@@ -17,17 +17,8 @@ from shardwriter.errors import ShardDamaged
 from shardwriter.files.column_reader import read_rows, read_texts, read_value, search_sorted
 from shardwriter.files.groups import read_attributes, read_tree
 from shardwriter.files.layout import EVENTS, TIMESTEPS
-from shardwriter.files.untrusted import (
-    check_column,
-    check_memory,
-    check_path,
-    check_tree,
-    entries,
-    file_of,
-    members,
-    open_child,
-    readable,
-)
+from shardwriter.files.links import check_path, entries, members, open_child
+from shardwriter.files.untrusted import check_column, check_memory, check_tree, file_of, readable
 
 __all__ = ["ShardEpisode", "table_columns", "timestep_rows"]
 

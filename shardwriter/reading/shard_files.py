@@ -19,9 +19,10 @@ from h5py import h5f, h5g
 
 from shardwriter.errors import MasterStale, ShardMissing, ShardOutside, not_opened
 from shardwriter.files.layout import episode_group
+from shardwriter.files.links import check_path
 from shardwriter.files.published import open_published
 from shardwriter.files.structure import UNCERTAIN, Structure, Unfamiliar
-from shardwriter.files.untrusted import check_path, read_text_attribute, readable
+from shardwriter.files.untrusted import read_text_attribute, readable
 from shardwriter.files.vetting import Vetter
 
 __all__ = ["ShardFiles"]
