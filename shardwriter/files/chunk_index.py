@@ -76,7 +76,7 @@ def _fixed_elements(structure: Structure, dataset: StoredDataset, count: int) ->
     head = structure.read(dataset.address, 28)
     if head[:7] != b"FAHD\0" + _element(dataset):
         raise Unfamiliar
-    structure.checksummed.append(head)
+    structure.note(head)
     width, page_bits = head[6], head[7]
     most, place = struct.unpack_from("<QQ", head, 8)
     if place == _NOWHERE:
@@ -88,7 +88,7 @@ def _fixed_elements(structure: Structure, dataset: StoredDataset, count: int) ->
     block = structure.read(place, 14 + marks + (0 if pages else most * width) + 4)
     if block[:5] != b"FADB\0":
         raise Unfamiliar
-    structure.checksummed.append(block)
+    structure.note(block)
     if pages:
         is_written = _bits(block[14 : 14 + marks])[:pages]
         return _paged(structure, place + len(block), most, width, is_written)[:count]
@@ -105,7 +105,7 @@ def _paged(
         size = length * width + 4
         if mark:
             page = structure.read(address, size)
-            structure.checksummed.append(page)
+            structure.note(page)
             found += cut(page[:-4], width)
         else:
             found += [b"\xff" * width] * length
@@ -177,7 +177,7 @@ class _ExtensibleArray:
         bits, self._inline, self._least, self._pointers, _ = _OF_ARRAYS
         if head[:12] != b"EAHD\0" + _element(dataset) + bytes(_OF_ARRAYS):
             raise Unfamiliar
-        structure.checksummed.append(head)
+        structure.note(head)
         self._width = head[6]
         self.used: int
         self.used, _, self._index = struct.unpack_from("<QQQ", head, 44)
@@ -240,5 +240,5 @@ class _ExtensibleArray:
         block = self._structure.read(address, size + 4)
         if block[:5] != signature + b"\0":
             raise Unfamiliar
-        self._structure.checksummed.append(block)
+        self._structure.note(block)
         return block

@@ -57,6 +57,8 @@ UNCERTAIN = (
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _MOST_BLOCKS = 256  # of one header
 _MOST_BYTES = 64 << 20  # of one thing that is read
+_MOST_NOTED = 4  # times the size of the file, and
+_MOST_NOTED_BYTES = 4 << 20, 1 << 30  # beyond that, and in all
 _MOST_TEXTS = 16  # times the size of the file, as what is asked for may be the same again
 _WHOLE_BYTES = 1 << 20  # smaller files are read at once
 _FIRST_BYTES = 512  # of a header, as most have fewer
@@ -80,7 +82,7 @@ class Structure:
     Attributes
     ----------
     checksummed
-        Every block read so far that ends in a checksum.
+        Every block noted so far that ends in a checksum.
     size, mtime_ns
         Of the file when it was opened.
     whole
@@ -117,6 +119,7 @@ class Structure:
             os.close(self._fd)
             raise
         self.checksummed = [head]
+        self._kept_bytes = 0  # of blocks, which may be one block again and again
         self.root: int = root
         self._heaps: dict[int, dict[int, bytes]] = {}
         self._text_bytes = 0  # of those returned: many references may lead to one text
@@ -147,6 +150,17 @@ class Structure:
             raise Unfamiliar
         return data
 
+    def note(self, block: bytes) -> None:
+        """Keep a block that ends in a checksum for ``are_sound``."""
+        self._keep(len(block))
+        self.checksummed.append(block)
+
+    def _keep(self, size: int) -> None:
+        self._kept_bytes += size
+        beyond, most = _MOST_NOTED_BYTES
+        if self._kept_bytes > min(_MOST_NOTED * self.size + beyond, most):
+            raise Unfamiliar
+
     def messages(self, address: int) -> Messages:
         """Return the messages of the object whose header is at an address."""
         first = self.read(address, min(_FIRST_BYTES, self.size - min(address, self.size)))
@@ -160,10 +174,10 @@ class Structure:
         length = start + int.from_bytes(first[start - width : start], "little") + 4
         block = first[:length] if length <= len(first) else self.read(address, length)
         step = 6 if flags & 4 else 4
+        self.note(block)
         found: Messages = []
         blocks = [(block, start)]
         for data, first_place in blocks:
-            self.checksummed.append(data)
             place, end = first_place, len(data) - 4
             while place + step <= end:
                 kind, length, sharing = _message(data, place)
@@ -187,6 +201,7 @@ class Structure:
         block = self.read(*struct.unpack("<QQ", body))
         if block[:4] != b"OCHK":
             raise Unfamiliar
+        self.note(block)
         return block
 
     def find(self, path: str) -> Messages | None:
@@ -248,7 +263,7 @@ class Structure:
                     raise Unfamiliar
                 if body[place : place + 8] != UNDEFINED:
                     places = struct.unpack_from("<QQ", body, place)
-                    elsewhere += dense_messages(self.read, self.checksummed.append, *places)
+                    elsewhere += dense_messages(self.read, self.note, *places)
         return messages + [(kind, body) for body in elsewhere] if elsewhere else messages
 
     # -- attributes -----------------------------------------------------------------------
@@ -311,6 +326,7 @@ class Structure:
         if head[:5] != b"GCOL\x01":
             raise Unfamiliar
         data = self.read(address, _word(head, 8)[0])
+        self._keep(len(data))
         found: dict[int, bytes] = {}
         place = 16
         while place + 16 <= len(data):
@@ -332,7 +348,7 @@ class Structure:
         if layout[:2] != b"\x04\x03":
             return None
         found = self._in_heap(*struct.unpack_from("<QI", layout, 2))
-        self.checksummed.append(found)
+        self.note(found)
         return found
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
-from h5py import h5f, h5g
+from h5py import h5f, h5g, h5i
 
 from shardwriter.errors import ShardDamaged
 from shardwriter.files.chunk_index import most_chunks
@@ -40,7 +40,8 @@ class _Outcome:
 
 
 _Identity: TypeAlias = tuple[int, int, int, int]  # device, inode, size, time of change
-_outcomes: dict[tuple[_Identity, str], _Outcome] = {}  # by the file, and the place in it
+# By the file, when anything of it changed, which nobody can set back, and the place in it.
+_outcomes: dict[tuple[_Identity, int, str], _Outcome] = {}
 _trying = threading.Lock()  # guards that
 
 
@@ -86,6 +87,7 @@ class Vetter:
         self._is_searched = False
         self._file: Path | int = path
         self._identity: _Identity | None = None
+        self._changed_ns = 0
         self._links: dict[int, dict[bytes, int]] = {}  # of known groups on the way, by addresses
         self._vetted: set[str] = set()
         self._linkless: set[str] = set()  # of these
@@ -107,10 +109,17 @@ class Vetter:
 
     @contextmanager
     def opened(self) -> Iterator[h5g.GroupID]:
-        """Open the file as ``opened``; what is read in it has to be checked before."""
+        """Open the file as ``opened``; what is read in it has to be checked before.
+
+        Raises
+        ------
+        ShardDamaged
+            It is another file than was checked.
+        """
         if not self._vetted:
             self.check(_NO_NAME)
         with opened(self._path) as root:
+            self._identify(h5i.get_file_id(root).get_vfd_handle())
             yield root
 
     def check(self, place: str) -> None:
@@ -129,6 +138,7 @@ class Vetter:
             if not self._is_searched:
                 check_heaps(self._path, whole=self._searches_whole)
                 self._is_searched = True
+                self._identify()
             if place in self._vetted or "" in self._vetted:
                 return
             if self._is_known(place):
@@ -151,6 +161,8 @@ class Vetter:
 
     def _is_known(self, place: str) -> bool:
         with suppress(*UNCERTAIN), Structure(self._file, is_read_whole=False) as structure:
+            if self._file == self._path:  # else it is the file that is open, whatever is there now
+                self._identify(structure.fileno())
             if self._goes_through(structure, place) and are_sound([structure]) == [True]:
                 return True
         self._links.clear()
@@ -183,7 +195,7 @@ class Vetter:
         return scope
 
     def _outcome(self, place: str) -> str:
-        key = self._identify(), place
+        key = self._identify(), self._changed_ns, place
         with _trying:
             if len(_outcomes) >= _MOST_OUTCOMES:
                 _outcomes.clear()
@@ -193,10 +205,16 @@ class Vetter:
                 found.problem = outcome(self._path, place)
         return found.problem
 
-    def _identify(self) -> _Identity:
-        """Return what tells the file from others, once it is the one that is open."""
+    def _identify(self, *others: int) -> _Identity:
+        """Return what tells the file from others, once it is the one that is open, here or there.
+
+        Parameters
+        ----------
+        others
+            Descriptors.
+        """
         try:
-            found = [os.stat(each) for each in {self._path, self._file}]
+            found = [os.stat(each) for each in {self._path, self._file, *others}]
         except OSError as error:
             raise ShardDamaged(self._path, "file", f"cannot be read: {error}") from error
         several = {(each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns) for each in found}
@@ -206,6 +224,7 @@ class Vetter:
             problem = "it was replaced after it was opened"
             raise ShardDamaged(self._path, "file", problem, "open it, or refresh the loader, again")
         (self._identity,) = several
+        self._changed_ns = max(each.st_ctime_ns for each in found)
         return self._identity
 
 

@@ -17,7 +17,7 @@ from shardwriter.files.links import is_there, open_dataset
 from shardwriter.files.published import published_file
 from shardwriter.files.shard_description import check_format
 from shardwriter.files.untrusted import UNREADABLE, check_own, check_tree, read_attributes_of
-from shardwriter.files.vetting import vet
+from shardwriter.files.vetting import Vetter
 
 __all__ = ["master_of", "open_index", "recording_of"]
 
@@ -31,7 +31,8 @@ def open_index(path: Path) -> tuple[h5py.File, np.ndarray[Any, Any]]:
         It is of another format or version, or cannot be read.
     """
     try:
-        vet(path, INDEX, whole=True)
+        vetter = Vetter(path, whole=True)
+        vetter.check(INDEX)
         file = published_file(path)
     except OSError as error:
         raise FormatError(path, "an HDF5 file", str(error)) from error
@@ -39,6 +40,7 @@ def open_index(path: Path) -> tuple[h5py.File, np.ndarray[Any, Any]]:
         _, place, problem, _ = damage.args
         raise FormatError(path, "a file that HDF5 can read", f"{place}: {problem}") from damage
     try:
+        vetter.bind(file.id)
         check_format(path, read_attributes_of(path, file["/"].id))
         if not is_there(path, file.id, INDEX):
             raise FormatError(path, f"a master with {INDEX}", "none; is it a shard?")
