@@ -16,7 +16,7 @@ from merge.describing import MEND, in_children
 from merge.master_file import open_master
 from shardwriter.errors import ShardDamaged, ShardWriterError
 from shardwriter.files.refusal import named_refusals
-from shardwriter.files.trial import limit_memory, time_limit_s
+from shardwriter.files.trial import limited, time_limit_s
 from shardwriter.files.untrusted import UNREADABLE, opened
 
 __all__ = ["Copying", "copied_in_child"]
@@ -58,7 +58,7 @@ def copy(item: Copying) -> int:
     """Copy an object; return the copy's address. Only for a process that can be lost."""
     try:
         with (
-            limit_memory(),
+            limited(item.path),
             opened(item.path) as source,
             named_refusals(item.target),
             open_master(item.target, "r+") as file,

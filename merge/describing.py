@@ -202,7 +202,7 @@ def serve(parent: Parent) -> None:
                 parent.link.send(function(items))
             else:
                 parent.link.send([_tried(function, item) for item in items])
-    except (EOFError, ConnectionError, KeyboardInterrupt):
+    except (EOFError, ConnectionError):
         os._exit(0)  # the parent is done; HDF5 may hold files that crash at its own exit
 
 

@@ -17,7 +17,14 @@ from h5py import h5g
 
 from merge.concatenated import write_concatenated
 from merge.describing import in_children
-from merge.master_file import Array, MasterWriter, has_episodes, open_master, replace_rows
+from merge.master_file import (
+    Array,
+    MasterWriter,
+    has_episodes,
+    open_master,
+    replace_rows,
+    stored_size,
+)
 from merge.plan import EpisodePlan
 from merge.previous import Notes
 from merge.sources import Sources
@@ -30,12 +37,13 @@ from shardwriter.files.layout import (
     FORMAT_VERSION,
     INDEX,
     MERGE,
+    SOURCES,
 )
 from shardwriter.files.links import entries
 from shardwriter.files.publication import remove
 from shardwriter.files.refusal import named_refusals
 from shardwriter.files.shard_description import describe_tree
-from shardwriter.files.trial import limit_memory, time_limit_s
+from shardwriter.files.trial import limited, time_limit_s
 from shardwriter.files.untrusted import UNREADABLE, read_attributes_of
 from shardwriter.files.vetting import vetted
 
@@ -64,7 +72,7 @@ class Front:
         writer.group(file.id, EPISODES)
         if not has_own:
             for i, directory in enumerate(self.sources.directories):
-                place = f"sources/{directory.name}" if i else ""
+                place = f"{SOURCES}/{directory.name}" if i else ""
                 self._write_own_files(writer, directory, writer.group(file.id, place))
         for name, value in (
             ("format", FORMAT),
@@ -116,6 +124,8 @@ class Amendment:
 
     def carry_out(self) -> None:
         """Make the copy, and write the front into it."""
+        if self.last.stat().st_size > stored_size(self.last):
+            raise ShardDamaged(self.last, "size", "expected no more bytes than HDF5 gave it")
         remove(self.path)  # what an attempt that failed left
         shutil.copyfile(self.last, self.path)
         with open_master(self.path, "r+") as file:
@@ -147,7 +157,7 @@ def amended(amendment: Amendment) -> bool:
 def amend(amendment: Amendment) -> None:
     """Carry an amendment out. Only for a process that can be lost."""
     try:
-        with limit_memory(), named_refusals(amendment.path):
+        with limited(amendment.last), named_refusals(amendment.path):
             amendment.carry_out()
     except UNREADABLE as error:
         raise ShardDamaged(amendment.path, "structure", f"cannot be changed: {error}") from error

@@ -37,6 +37,7 @@ __all__ = [
     "link_episodes",
     "open_master",
     "replace_rows",
+    "stored_size",
 ]
 
 Array = np.ndarray[Any, Any]
@@ -44,6 +45,7 @@ _Item = TypeVar("_Item")
 
 _INDEX_CHUNK = 1024
 _SUPERBLOCK_BYTES = 48
+_END = slice(28, 36)  # in it, of version 2 or 3: where the file ends
 _BATCH = 128  # episodes that are encoded side by side
 _SMALL_ATTRIBUTES = 64 * 1024  # what an object header can hold
 
@@ -236,12 +238,18 @@ def _episodes_address(path: Path) -> int:
     return address
 
 
+def stored_size(path: Path) -> int:
+    """Return the size that a file has by its superblock, which a larger one was not given."""
+    with path.open("rb") as file:
+        return int.from_bytes(file.read(_SUPERBLOCK_BYTES)[_END], "little")
+
+
 @contextmanager
 def appending(path: Path, kept: Mapping[bytes, int]) -> Iterator[Appending]:
     """Write behind the content of a closed file with a group ``episodes``; link what is new."""
     with path.open("r+b") as file:
         head = bytearray(file.read(_SUPERBLOCK_BYTES))
-        out = Appending(file, int.from_bytes(head[28:36], "little"), dict(kept))
+        out = Appending(file, int.from_bytes(head[_END], "little"), dict(kept))
         file.seek(out.end)
         yield out
         data, tree, heap = symbol_table.written(out.addresses, out.end)
@@ -249,7 +257,7 @@ def appending(path: Path, kept: Mapping[bytes, int]) -> Iterator[Appending]:
         file.truncate(out.end)
         file.seek(_episodes_address(path))
         file.write(symbol_table.header(tree, heap))
-        head[28:36] = out.end.to_bytes(8, "little")
+        head[_END] = out.end.to_bytes(8, "little")
         head[44:48] = lookup3(bytes(head[:44])).to_bytes(4, "little")
         file.seek(0)
         file.write(head)

@@ -18,6 +18,7 @@ import pytest
 
 from shardwriter import DataExporter, ExperimentLoader
 from shardwriter.recording.episode import Episode
+from shardwriter.system.process import Child
 
 LIMIT_S = 8.0  # 5 are promised; the machine that tests may be busy
 PATIENCE_S = 60.0
@@ -201,3 +202,16 @@ def log_until_interrupted(episode: Episode) -> None:
             episode.log_timestep(t, behavior=behavior, spike_ids=[t, t], reward=1.0)
     finally:
         timer.join()
+
+
+def test_a_child_never_sees_the_ctrl_c_of_a_terminal() -> None:
+    """Not even while it starts; its parent ends it."""
+    child = Child("merge.describing:serve")
+    try:
+        os.kill(child.pid, signal.SIGINT)
+        child.link.send("shardwriter.errors:ranges")
+        child.link.send([[1, 2, 5]])
+        assert child.link.recv() == ["1-2, 5"]
+    finally:
+        child.kill()
+        child.wait()

@@ -34,8 +34,7 @@ _GRACE_S = 2.0
 
 def serve(parent: Parent) -> None:
     """Run a worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops its workers by SIGTERM
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)  # by which the parent stops its workers
     threading.Thread(target=_end_with, args=(parent.pidfd,), daemon=True).start()
     try:
         _serve(parent)

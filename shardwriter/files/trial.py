@@ -24,13 +24,14 @@ from shardwriter.errors import ShardDamaged, ShardWriterError
 from shardwriter.files.global_heap import check_heaps
 from shardwriter.files.links import DEEPEST, MOST_NODES, is_there, open_child
 from shardwriter.files.published import open_published
-from shardwriter.files.untrusted import UNREADABLE, as_object
+from shardwriter.files.untrusted import UNREADABLE, as_object, check_filters
 from shardwriter.system.process import Child, Parent
 
-__all__ = ["limit_memory", "outcome", "time_limit_s"]
+__all__ = ["limited", "outcome", "time_limit_s"]
 
 _LIMIT_S = 60.0  # without a sign of life
 _LEAST_BYTES_PER_S = 1e6
+_LONGEST_S = 3600.0  # a file may be larger than what is in it
 _SIGN_OF_LIFE_S = 1.0
 _MOST_MEMORY = 8 << 30  # addresses of the process that tries
 _PART_ITEMS = 1 << 20
@@ -69,7 +70,7 @@ def outcome(path: Path, place: str) -> str:
 def time_limit_s(path: Path) -> float:
     """Return after how many seconds a process that does something with a file counts as hung."""
     size = path.stat().st_size if path.exists() else 0  # it is gone, as the process will say
-    return _LIMIT_S + size / _LEAST_BYTES_PER_S
+    return min(_LIMIT_S + size / _LEAST_BYTES_PER_S, _LONGEST_S)
 
 
 @cache
@@ -92,7 +93,7 @@ def try_to_read(parent: Parent) -> None:
     path, place = parent.receive()
     sys.excepthook = sys.unraisablehook = _say_nothing  # objects of a broken file end badly
     try:
-        with limit_memory():
+        with limited(path):
             problem = _Trial(path, lambda: parent.link.send(None)).problem(place)
     except MemoryError:
         problem = "reading it takes too much memory"
@@ -103,15 +104,27 @@ def try_to_read(parent: Parent) -> None:
 
 
 @contextmanager
-def limit_memory() -> Iterator[None]:
-    """Bound what this process may take of memory meanwhile; it fails where it would take more."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    most = _MOST_MEMORY if hard == resource.RLIM_INFINITY else min(_MOST_MEMORY, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+def limited(path: Path) -> Iterator[None]:
+    """Bound what this process may take while it does something with a file.
+
+    It fails where it would take too much memory, and ends after twice its time on the processor:
+    the parent, which would have ended it before, is gone.
+    """
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    most_s = math.ceil(used.ru_utime + used.ru_stime + 2 * time_limit_s(path))
+    with _limit(resource.RLIMIT_AS, _MOST_MEMORY), _limit(resource.RLIMIT_CPU, most_s):
+        yield
+
+
+@contextmanager
+def _limit(kind: int, most: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(kind)
+    least = min(each for each in (most, soft, hard) if each != resource.RLIM_INFINITY)
+    resource.setrlimit(kind, (least, hard))
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        resource.setrlimit(kind, (soft, hard))
 
 
 def _virtual_spaces(dataset: h5py.Dataset) -> Iterator[h5s.SpaceID]:
@@ -221,6 +234,7 @@ class _Trial:
             if any(map(_is_unlimited, _virtual_spaces(dataset))):
                 self._problem = f"{dataset.name}: expected a virtual dataset of a size of its own"
         elif dataset.external is None and dataset.shape is not None:
+            check_filters(self._path, dataset.id, dataset.id.get_create_plist())
             for part in self._parts(dataset):
                 with self._tried():
                     dataset[part]

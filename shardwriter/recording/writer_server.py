@@ -18,7 +18,7 @@ from shardwriter.files.refusal import described
 from shardwriter.files.shard import Codecs, Encoded
 from shardwriter.recording.writer import EpisodeWriter, finished
 from shardwriter.system.instants import reached
-from shardwriter.system.process import Parent, ignore_signals, make_room_for_files
+from shardwriter.system.process import Parent, ignore_termination, make_room_for_files
 
 __all__ = ["serve"]
 
@@ -140,7 +140,7 @@ class _Server:
 
 def serve(parent: Parent) -> None:
     """Run a writer process."""
-    ignore_signals()
+    ignore_termination()
     # So that waking it for a slot does not put the simulation aside where cores are short.
     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     make_room_for_files(_MOST_FILES)

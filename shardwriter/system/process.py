@@ -167,7 +167,7 @@ class Child:
             f"{function}(Parent({theirs.fileno()}, {os.getpid()}))"
         )
         paths = os.pathsep.join(path for path in sys.path if path)
-        with theirs, descriptors_for(program):
+        with theirs, descriptors_for(program), _without_interrupts():
             self._process = subprocess.Popen(
                 [program, "-c", code],
                 stdin=subprocess.DEVNULL,
@@ -198,6 +198,19 @@ class Child:
             os.close(self.pidfd)
             self.pidfd = -1
             self.link.close()
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Let what is started here never see a Ctrl-C, which a terminal sends to all processes.
+
+    Its parent does, and ends it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Parent:
@@ -273,9 +286,8 @@ def uninterrupted() -> Iterator[None]:
             handlers[kind](kind, frame)
 
 
-def ignore_signals() -> None:
-    """Leave Ctrl-C and SIGTERM to the parent: this process ends when its parent does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def ignore_termination() -> None:
+    """Leave SIGTERM to the parent, as Ctrl-C is: this process ends when its parent does."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
