@@ -21,7 +21,7 @@ from shardwriter.files.layout import SPIKES, TABLES, TIMESTEPS
 from shardwriter.files.quick_description import describe_several
 from shardwriter.files.shard_description import ShardDescription
 from shardwriter.files.static_digest import STATIC_DIGEST, StaticObject, static_digest
-from shardwriter.files.untrusted import UNREADABLE, is_inside
+from shardwriter.files.untrusted import UNREADABLE, check_column, check_filters, file_of, is_inside
 from shardwriter.files.vetting import vetted
 
 __all__ = ["Problem", "ShardCheck", "ShardJob", "check_shards", "decode"]
@@ -67,16 +67,15 @@ class ShardCheck:
 
 def check_shards(jobs: Sequence[ShardJob]) -> list[ShardCheck]:
     """Check some shards."""
-    there = [job.path for job in jobs if job.path.is_file() and is_inside(job.path, job.root)]
+    there = [job.path for job in jobs if os.path.isfile(job.path) and is_inside(job.path, job.root)]
     described = dict(zip(there, describe_several(there), strict=True))
     return [_checked(job, described.get(job.path)) for job in jobs]
 
 
 def _checked(job: ShardJob, shards: list[ShardDescription] | ShardWriterError | None) -> ShardCheck:
     """Check a shard that is described, or could not be; None: it is not there, or not inside."""
-    merge = "if it is meant to be there, run `shardwriter merge`"
     where = str(job.path)
-    if not job.path.is_file():
+    if not os.path.isfile(job.path):  # also where its name cannot be that of one
         expected = ", ".join(str(row["episode_id"]) for row in job.rows)
         mend = "put it back, run `shardwriter relink` if it was moved, or merge with "
         mend += "--forget-missing"
@@ -87,7 +86,7 @@ def _checked(job: ShardJob, shards: list[ShardDescription] | ShardWriterError | 
     if isinstance(shards, ShardWriterError):
         return ShardCheck((Problem(where, _without(str(shards), where), MEND),))
     found = decode(job.path, shards) if job.is_deep else ShardCheck(())
-    mismatches = tuple(Problem(where, text, merge) for text in _mismatches(job, shards))
+    mismatches = tuple(Problem(where, *found) for found in _mismatches(job, shards))
     return replace(
         found,
         problems=mismatches + found.problems,
@@ -117,25 +116,28 @@ def _without(text: str, where: str) -> str:
     return text.removeprefix(f"{where}: ")
 
 
-def _mismatches(job: ShardJob, shards: list[ShardDescription]) -> Iterator[str]:
-    """Compare a shard with the rows of the index."""
+def _mismatches(job: ShardJob, shards: list[ShardDescription]) -> Iterator[tuple[str, str]]:
+    """Compare a shard with the rows of the index; yield what differs, and how to mend that."""
+    merge = "if it is meant to be there, run `shardwriter merge`"
     by_id = {shard.episode: shard for shard in shards}
     size = os.stat(job.path).st_size
     for row in job.rows:
         name = f"episode {row['episode_id']}"
         shard = by_id.get(row["shard_episode_id"])
         if shard is None:
-            yield f"{name}: expected episode {row['shard_episode_id']} in it, got {sorted(by_id)}"
+            problem = f"expected episode {row['shard_episode_id']} in it, got {sorted(by_id)}"
+            yield f"{name}: {problem}", "give each shard the name of the episode in it, and merge"
             continue
         if row["shard"] and row["uuid"] != shard.uuid:
-            yield f"{name}: expected shard {row['uuid']}, got {shard.uuid}"
+            yield f"{name}: expected shard {row['uuid']}, got {shard.uuid}", merge
             continue  # another shard has other sizes
         if row["shard"] and row["size"] != size:
-            yield f"{name}: expected {row['size']} bytes, got {size}"
+            yield f"{name}: expected {row['size']} bytes, got {size}", merge
         for table in TABLES:
             if row[f"rows_{table}"] != shard.rows(table):
                 expected = row[f"rows_{table}"]
-                yield f"{name}, {table}: expected {expected} rows, got {shard.rows(table)}"
+                problem = f"expected {expected} rows, got {shard.rows(table)}"
+                yield f"{name}, {table}: {problem}", merge
 
 
 def _chunks(dataset: h5py.Dataset, first: int) -> Iterator[np.ndarray[Any, Any]]:
@@ -152,6 +154,7 @@ def _values(node: h5py.Group | h5py.Dataset) -> "np.ndarray[Any, Any] | None":
     """Return the data of a dataset outside of the tables, None for a group."""
     if not isinstance(node, h5py.Dataset):
         return None
+    check_filters(file_of(node), node.id, node.id.get_create_plist())
     if node.dtype.kind == "O":
         return np.asarray(read_value(node, "surrogateescape"), object)
     return np.asarray(read_whole(node))
@@ -203,6 +206,7 @@ class _Deep:
 
     def _column(self, name: str, is_timesteps: bool) -> Iterator[str]:
         dataset = self._group[name]
+        check_column(self._shard.path, dataset.id)
         rows = dataset.chunks[0]
         first = int(dataset.attrs.get("first_row", 0)) // rows if dataset.size else 0
         digests = []

@@ -54,6 +54,25 @@ def test_every_codec_reads_back_through_plain_h5py(
             assert column._filters["32015"][0] == level
 
 
+@pytest.mark.parametrize("codec", ["zstd", "lz4", "blosc"])
+def test_the_processes_that_verify_and_pack_have_the_codecs(tmp_path: Path, codec: str) -> None:
+    experiment = record(tmp_path, log_noise, compression=codec)
+    script = """
+        import sys
+        from shardwriter.cli import main
+        experiment, packed, again = sys.argv[1:]
+        codes = [
+            main(["verify", experiment, "--deep"]),
+            main(["pack", experiment, "-o", packed, "--deep"]),
+            main(["unpack", packed, "-o", again, "--deep"]),
+            main(["verify", again, "--deep"]),
+        ]
+        print(codes)
+    """
+    out = run(script, experiment, tmp_path / "packed.h5", tmp_path / "again")
+    assert out.splitlines()[-1] == "[0, 0, 0, 0]", out
+
+
 def test_a_missing_codec_is_named_when_recording_and_when_reading(tmp_path: Path) -> None:
     experiment = record(tmp_path, log_noise, compression="zstd")
     script = """

@@ -63,9 +63,9 @@ _STOCK_FILTERS = {_DEFLATE, _SHUFFLE, _LZF}  # not Fletcher32, which crashes on 
 _PLUGIN_FILTERS = {32001, 32004, 32015}  # Blosc, LZ4, Zstd: ``chunk_sizes`` knows them
 
 
-def file_of(group: h5py.Group) -> Path:
-    """Return the path of the file that a group is in."""
-    return Path(os.fsdecode(h5f.get_name(group.id)))
+def file_of(node: h5py.Group | h5py.Dataset) -> Path:
+    """Return the path of the file that an object is in."""
+    return Path(os.fsdecode(h5f.get_name(node.id)))
 
 
 @contextmanager
