@@ -16,6 +16,7 @@ from merge.differences import SchemaDifference, differences
 from merge.front import Amendment, Front, amended
 from merge.master_file import link_episodes
 from merge.options import MergeOptions, MergeReport
+from merge.output import hidden
 from merge.plan import (
     EpisodePlan,
     MasterPlan,
@@ -28,8 +29,8 @@ from merge.previous import Notes, Previous, read_previous, schema_text
 from merge.sources import SourceFile, Sources, check_name
 from shardwriter.errors import ConfigError, EpisodesGone, IdsCollide
 from shardwriter.files.episode_index import index_dtype
+from shardwriter.files.layout import MASTER
 from shardwriter.files.publication import publish, remove
-from shardwriter.files.refusal import named_refusals
 from shardwriter.progress import progress_bar
 from shardwriter.system.locks import locked
 
@@ -65,7 +66,7 @@ def merge_experiment(
     ShardDamaged, FormatError
         A shard cannot be read; the master is as before.
     EpisodesGone
-        Shards that the last master shows are no longer there; it is as before.
+        Shards that the last master shows are not among those of the directory; it is as before.
     """
     return merge_experiments([directory], output, MergeOptions(progress=progress)).path
 
@@ -100,7 +101,7 @@ def merge_experiments(
     if not sources.target.parent.is_dir():
         raise ConfigError("output", "a path in an existing directory", str(sources.target))
     chosen = options or MergeOptions()
-    with locked(sources.lock()):
+    with locked(sources.lock(), is_for_reading=True):
         return _Merge(sources, chosen).run()
 
 
@@ -113,15 +114,16 @@ class _Merge:
         self._own = tuple((file.name, file.size, file.mtime_ns) for file in own)
         folder = sources.target.parent
         self._names = tuple(os.path.relpath(path, folder) for path in sources.directories)
-        last = read_previous(sources.target)
+        is_own = sources.target in (directory / MASTER for directory in sources.directories)
+        last = self._before = read_previous(sources.target, is_own=is_own)
         self._last = last if last and last.notes.sources == self._names else None
-        self._known = self._last.known() if self._last else {}
+        self._known = last.known() if last else {}
 
     def run(self) -> MergeReport:
         options = self._options
         kept, new = self._split()
-        self._check_gone()
         planned = self._planned(new)
+        self._check_gone(planned.episodes)
         self._check_collisions(kept, planned.episodes)
         schemas = {each.episode: each.shard.tables for each in (*kept, *planned.episodes)}
         if options.expected is not None:
@@ -130,8 +132,7 @@ class _Merge:
             check_descriptors(planned.episodes)
         report = self._report(planned.episodes, kept, differences(schemas))
         if not options.dry_run and not self._is_current(report):
-            with named_refusals(self._sources.target):
-                self._write(kept, planned.episodes, report)
+            self._write(kept, planned.episodes, report)
         return report
 
     def _planned(self, files: Sequence[SourceFile]) -> MasterPlan:
@@ -143,7 +144,9 @@ class _Merge:
         names = {file.path: file.name for file in files}
         for shard in shards:
             check_name(shard)
-        ids = renumbered(shards) if options.renumber else [shard.episode for shard in shards]
+        ids = [shard.episode for shard in shards]
+        if options.renumber:
+            ids = renumbered(shards, self._before.ids() if self._before else {})
         return plan(shards, [names[shard.path] for shard in shards], ids)
 
     def _split(self) -> tuple[list[EpisodePlan], list[SourceFile]]:
@@ -175,23 +178,27 @@ class _Merge:
             last.is_unchanged(file, known[file.name]) for file in self._files
         )
 
-    def _check_gone(self) -> None:
-        gone = self._gone()
-        if gone and not self._options.forget_missing:
-            raise EpisodesGone(gone, self._sources.target)
-
-    def _gone(self) -> dict[int, Path]:
-        if self._last is None:
-            return {}
+    def _check_gone(self, new: Sequence[EpisodePlan]) -> None:
+        """Refuse to lose an episode of the last master whose shard is not among those given."""
+        last = self._before
+        if last is None or self._options.forget_missing:
+            return
         there = {file.name for file in self._files}
         folder = self._sources.target.parent
-        ids = self._last.index["episode_id"]
-        return {
-            int(ids[row]): folder / name
+        ids = last.index["episode_id"]
+        gone = {
+            int(ids[row]): (Path(os.path.normpath(folder / name)), last.identity(row))
             for name, rows in self._known.items()
             if name not in there
             for row in rows
         }
+        moved = {(each.shard.uuid, each.shard.episode) for each in new} if gone else set()
+        lost = {episode: path for episode, (path, shard) in gone.items() if shard not in moved}
+        if any(os.path.exists(path) for path in lost.values()):
+            advice = "name every directory that has some, or merge with --forget-missing"
+            raise EpisodesGone(lost, self._sources.target, advice)
+        if lost:
+            raise EpisodesGone(lost, self._sources.target)
 
     @staticmethod
     def _check_collisions(kept: Sequence[EpisodePlan], new: Sequence[EpisodePlan]) -> None:
@@ -210,7 +217,8 @@ class _Merge:
         kept: Sequence[EpisodePlan],
         found: tuple[SchemaDifference, ...],
     ) -> MergeReport:
-        before = set() if self._last is None else set(self._last.index["episode_id"].tolist())
+        last = self._before
+        before = set() if last is None else set(last.index["episode_id"].tolist())
         ids = [each.episode for each in new]
         now = {*ids, *(each.episode for each in kept)}
         return MergeReport(
@@ -242,10 +250,8 @@ class _Merge:
         self, kept: Sequence[EpisodePlan], new: Sequence[EpisodePlan], report: MergeReport
     ) -> None:
         target = self._sources.target
-        temporary = target.with_name(f".{target.name}.tmp")
         replaced = len(report.changed) + len(report.removed)
-        remove(temporary)
-        try:
+        with hidden(target) as temporary:
             groups: dict[bytes, int] = {}
             if kept and replaced <= _MOST_REPLACED * len(kept):
                 groups = self._amended(temporary, kept, new)
@@ -258,9 +264,6 @@ class _Merge:
             with progress_bar("merge", "episode", len(new), shown=shown) as bar:
                 link_episodes(temporary, new, groups, bar.update)
             publish(temporary, target, replace=True)
-        except BaseException:
-            remove(temporary)
-            raise
 
     def _amended(
         self, temporary: Path, kept: Sequence[EpisodePlan], new: Sequence[EpisodePlan]

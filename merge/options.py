@@ -15,10 +15,10 @@ class MergeOptions:
     """How to merge.
 
     ``expected`` are the ids that have to be there; ``renumber`` gives colliding episodes new
-    ids; ``forget_missing`` drops episodes of the last master whose shards are gone; ``rebuild``
-    takes nothing over from it; ``concat`` adds datasets over all episodes; ``dry_run`` writes
-    nothing; ``workers`` read shards in parallel,
-    by default one for each core.
+    ids, which they keep; ``forget_missing`` drops episodes of the last master whose shards are not
+    there, or in no directory that is given; ``rebuild`` takes nothing over from it but ids;
+    ``concat`` adds datasets over all episodes; ``dry_run`` writes nothing; ``workers`` read shards
+    in parallel, by default one for each core.
     """
 
     expected: Sequence[int] | None = None

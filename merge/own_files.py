@@ -13,7 +13,9 @@ from h5py import h5g
 
 from merge.copying import Copying, copied_in_child
 from merge.master_file import MasterWriter, open_master
+from merge.sources import is_own_name
 from shardwriter.errors import ShardDamaged
+from shardwriter.files.column_reader import read_value
 from shardwriter.files.layout import (
     ATTRIBUTES,
     CHECKPOINTS,
@@ -23,9 +25,9 @@ from shardwriter.files.layout import (
     INDEX,
     MERGE,
 )
-from shardwriter.files.links import Node, entries, open_child
+from shardwriter.files.links import Node, entries, open_child, open_dataset
 from shardwriter.files.refusal import named_refusals
-from shardwriter.files.untrusted import check_own, check_tree, read_attributes_of
+from shardwriter.files.untrusted import check_own, check_tree, read_attributes_of, readable
 from shardwriter.files.vetting import Vetter, vetted
 
 __all__ = ["copy_into_group", "copy_own_files", "unpack_own_files"]
@@ -48,6 +50,24 @@ def copy_into_group(path: Path, writer: MasterWriter, target: Path, group: str) 
         names = entries(path, source)
     prefix = f"{group}/" if group else ""
     return [Copying(path, each, target, f"{prefix}{each}") for each in map(os.fsdecode, names)]
+
+
+def config_text(directory: Path) -> str | None:
+    """Return what an experiment's ``config.json`` says, None where there is none.
+
+    Raises
+    ------
+    ShardOutside
+        It is a link to a file outside the experiment.
+    ShardDamaged
+        It cannot be read, or is no text.
+    """
+    path = directory / CONFIG_JSON
+    if not path.is_file():
+        return None
+    check_own(path, directory)
+    with readable(path, "text"):
+        return path.read_text()
 
 
 def copy_own_files(source: Path, target: Path) -> None:
@@ -91,15 +111,25 @@ def unpack_own_files(path: Path, target: Path) -> None:
             vetter.check(name)
             group = open_child(path, source, key)
             check_tree(path, group)
+            if name == CONFIG_JSON:
+                (target / name).write_text(str(read_value(open_dataset(path, source, name))))
+                continue
+            _check_name(path, name)
             if name != CHECKPOINTS:
                 left_over += _copy_group(path, name, group, root / f"{name}.h5")
                 continue
             (root / name).mkdir()
             for checkpoint in entries(path, group):
                 place = f"{name}/{os.fsdecode(checkpoint)}"
+                _check_name(path, place)
                 member = open_child(path, group, checkpoint)
                 left_over += _copy_group(path, place, member, root / f"{place}.h5")
     list(copied_in_child(left_over))
+
+
+def _check_name(path: Path, name: str) -> None:
+    if not is_own_name(name):
+        raise ShardDamaged(path, name, "expected the name of a group of an experiment's own")
 
 
 def _copy_group(path: Path, place: str, group: Node, target: Path) -> list[Copying]:

@@ -5,13 +5,15 @@ has a hidden name until it is complete, and was compared with them.
 """
 
 import os
+import re
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import h5py
 
 from merge.checking import decode
 from merge.comparing import Copied, compare
@@ -20,14 +22,22 @@ from merge.describing import MEND, describe_all
 from merge.episode_copy import copy_episodes
 from merge.master import merge_experiment
 from merge.master_file import MasterWriter, open_master
-from merge.own_files import copy_into_group, copy_own_files, unpack_own_files
+from merge.output import hidden, new_output
+from merge.own_files import config_text, copy_into_group, copy_own_files, unpack_own_files
 from merge.plan import EpisodePlan, MasterPlan, index_of, plan
 from merge.sources import Sources, check_name
 from merge.verify import read_index
-from shardwriter.errors import ConfigError, EpisodesGone, ExperimentNotFound, ShardDamaged
+from shardwriter.errors import (
+    ConfigError,
+    EpisodesGone,
+    ExperimentNotFound,
+    FormatError,
+    ShardDamaged,
+)
 from shardwriter.files.journal import sync_directory, sync_file
 from shardwriter.files.layout import (
     ATTRIBUTES,
+    CONFIG_JSON,
     EPISODES,
     FORMAT,
     FORMAT_VERSION,
@@ -35,16 +45,20 @@ from shardwriter.files.layout import (
     MASTER,
     SHARDS,
     EpisodePaths,
+    check_experiment,
     episode_shards,
     pack_name,
 )
-from shardwriter.files.publication import publish, remove
+from shardwriter.files.publication import publish
 from shardwriter.files.refusal import completed, named_refusals
 from shardwriter.files.shard import create
+from shardwriter.files.shard_description import ShardDescription
 from shardwriter.progress import Bar, progress_bar
 from shardwriter.system.locks import locked
 
 __all__ = ["pack", "pack_shards", "unpack"]
+
+_UUID = re.compile("[0-9a-f]{32}")
 
 
 def pack(directory: Path, output: Path, *, deep: bool = False, progress: bool = False) -> Path:
@@ -66,17 +80,17 @@ def pack(directory: Path, output: Path, *, deep: bool = False, progress: bool = 
     ExperimentNotFound, ShardDamaged, FormatError
         The experiment is none, or a shard or its master cannot be read.
     EpisodesGone
-        Shards that its master shows are no longer there.
+        Shards that its master shows are not there, or are another experiment's.
     ConfigError
         `output` exists.
     """
-    target = _new(output)
+    target = new_output(output)
     sources = Sources.of([directory], target)
     planned = _planned(sources, progress)
-    temporary = target.with_name(f".{target.name}.tmp")
-    with _removed_unless_done(temporary, target):
+    with hidden(target) as temporary:
         copies = _write_pack(temporary, planned.episodes, sources, progress)
         _check(temporary, copies, deep)
+        new_output(target)  # nobody else made it meanwhile
         publish(temporary, target)
     return target
 
@@ -104,17 +118,16 @@ def pack_shards(
     ExperimentNotFound, ShardDamaged, FormatError
         The experiment is none, or a shard or its master cannot be read.
     EpisodesGone
-        Shards that its master shows are no longer there.
+        Shards that its master shows are not there, or are another experiment's.
     ConfigError
         `output` exists, or `shards` is not above 0.
     """
     if shards < 1:
         raise ConfigError("shards", "a number above 0", shards)
-    target = _new(output)
+    target = new_output(output)
     sources = Sources.of([directory], target / INDEX)
     episodes = _planned(sources, progress).episodes
-    temporary = target.with_name(f".{target.name}.tmp")
-    with _removed_unless_done(temporary, target):
+    with hidden(target) as temporary:
         (temporary / SHARDS).mkdir(parents=True)
         copy_own_files(sources.directories[0], temporary)
         size = max(1, -(-len(episodes) // shards))
@@ -145,16 +158,20 @@ def unpack(source: Path, output: Path, *, deep: bool = False, progress: bool = F
     ------
     ExperimentNotFound, ShardDamaged, FormatError
         The source is none, or cannot be read.
+    EpisodesGone
+        Shards that its master shows are not there, or are another experiment's.
     ConfigError
         `output` exists.
     """
-    target = _new(output)
+    target = new_output(output)
     source = Path(os.path.abspath(source))
-    packs = episode_shards(source) if source.is_dir() else [source]
-    if not packs or not source.exists():
+    if source.is_dir():
+        check_experiment(source)
+        _check_gone(source)
+    elif not source.exists():
         raise ExperimentNotFound(source, "a packed file or experiment", "check the path")
-    temporary = target.with_name(f".{target.name}.tmp")
-    with _removed_unless_done(temporary, target):
+    packs = episode_shards(source) if source.is_dir() else [source]
+    with hidden(target) as temporary:
         (temporary / SHARDS).mkdir(parents=True)
         indexes = {path: _own_index(path) for path in packs}
         total = sum(len(index) or 1 for index in indexes.values())
@@ -170,30 +187,11 @@ def unpack(source: Path, output: Path, *, deep: bool = False, progress: bool = F
     return target
 
 
-def _new(output: Path) -> Path:
-    target = Path(os.path.abspath(output))
-    if target.exists():
-        raise ConfigError("output", "a path that does not exist", str(target))
-    if not target.parent.is_dir():
-        raise ConfigError("output", "a path in an existing directory", str(target))
-    return target
-
-
-@contextmanager
-def _removed_unless_done(temporary: Path, target: Path) -> Iterator[None]:
-    """Clear what an earlier attempt left, and what this one leaves if it fails."""
-    remove(temporary)
-    try:
-        with named_refusals(target):
-            yield
-    finally:
-        remove(temporary)
-
-
 def _publish_directory(temporary: Path, target: Path) -> None:
     """Write a whole directory to stable storage, and give it its name."""
     for path in (*temporary.rglob("*"), temporary):
         sync_file(path)
+    new_output(target)  # nobody else made it meanwhile
     temporary.rename(target)
     sync_directory(target.parent)
 
@@ -201,7 +199,7 @@ def _publish_directory(temporary: Path, target: Path) -> None:
 def _planned(sources: Sources, progress: bool) -> MasterPlan:
     directory = sources.directories[0]
     _check_gone(directory)
-    with locked(sources.lock()):
+    with locked(sources.lock(), is_for_reading=True):
         paths = [file.path for file in sources.shards()]
         bar = progress_bar("read", "shard", len(paths), shown=progress)
         with bar:
@@ -213,13 +211,22 @@ def _planned(sources: Sources, progress: bool) -> MasterPlan:
 
 
 def _check_gone(directory: Path) -> None:
-    """Refuse to pack fewer episodes than the experiment's master shows."""
+    """Refuse to write fewer episodes than the experiment's master shows."""
     master = directory / MASTER
     rows = (read_index(master) if master.exists() else None) or ()
-    shards = {row["episode_id"]: directory / row["shard"] for row in rows if row["shard"]}
-    gone = {episode: path for episode, path in shards.items() if not path.exists()}
+    own = set(episode_shards(directory))
+    shards = {row["episode_id"]: _normal(directory / row["shard"]) for row in rows if row["shard"]}
+    gone = {episode: path for episode, path in shards.items() if path not in own}
+    if any(os.path.exists(path) for path in gone.values()):
+        mend = f"run `shardwriter merge {directory} --forget-missing`, and take each by itself"
+        advice = f"they are another experiment's: {mend}"
+        raise EpisodesGone(gone, master, advice)
     if gone:
         raise EpisodesGone(gone, master)
+
+
+def _normal(path: Path) -> Path:
+    return Path(os.path.normpath(path))
 
 
 def _write_pack(
@@ -234,6 +241,9 @@ def _write_pack(
             for place_name, own in sources.own_files(sources.directories[0]):
                 group = "" if place_name == ATTRIBUTES else place_name
                 left_over += copy_into_group(own, writer, path, group)
+            config = config_text(sources.directories[0])
+            if config is not None:
+                file.create_dataset(CONFIG_JSON, data=config)
         for key, value in (
             ("format", FORMAT),
             ("format_version", FORMAT_VERSION),
@@ -264,17 +274,39 @@ def _check(path: Path, copies: Sequence[Copied], deep: bool) -> None:
     """Compare a new file with what it was made of, by what is stored in both."""
     left = compare(path, copies)
     again = copies if deep else left
-    found = decode(path, [replace(each.original, group=each.group) for each in again])
-    if found.problems:
-        raise ShardDamaged(path, "after packing", str(found.problems[0]))
+    problems = decode(path, [_in_copy(each) for each in again]).problems
+    if not problems:
+        return
+    for shard in (each.original for each in again):
+        own = decode(shard.path, [shard]).problems
+        if own:
+            raise ShardDamaged(shard.path, "decoded", own[0].problem, MEND)
+    raise ShardDamaged(path, "after copying", problems[0].problem, "try again")
+
+
+def _in_copy(copied: Copied) -> ShardDescription:
+    return replace(copied.original, group=copied.group)
 
 
 def _own_index(path: Path) -> dict[int, dict[str, Any]]:
-    """Return what a packed file says of its episodes, by id; a shard says nothing."""
+    """Return what a packed file says of its episodes, by id; a shard says nothing.
+
+    Raises
+    ------
+    FormatError
+        It is a master, or no HDF5 file.
+    ShardDamaged
+        It cannot be read.
+    """
+    if not h5py.is_hdf5(path):
+        raise FormatError(path, "a packed file", "no HDF5 file; check the path")
     try:
-        return {row["episode_id"]: row for row in read_index(path) or ()}
+        rows = read_index(path) or []
     except ShardDamaged as damage:
         raise damage.with_advice(MEND) from damage
+    if any(row["shard"] for row in rows):
+        raise FormatError(path, "a packed file", "a master, whose shards are files already")
+    return {row["episode_id"]: row for row in rows}
 
 
 def _unpack_episodes(
@@ -291,6 +323,9 @@ def _unpack_episodes(
             completed(create(paths.temporary, shard.episode)) as file,
         ):
             given = index[shard.episode]["uuid"] if shard.episode in index else shard.uuid
+            if _UUID.fullmatch(given) is None:
+                problem = f"expected a uuid of 32 hexadecimal digits, got {given!r}"
+                raise ShardDamaged(path, shard.group, problem, MEND)
             if given not in seen:
                 file.attrs["uuid"] = given
             seen.add(given)

@@ -3,7 +3,7 @@
 Invariant: each virtual dataset maps one dataset of one shard, whole, with its exact length.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,18 +88,34 @@ def _check_unique(ids: Sequence[int], names: Sequence[str]) -> None:
         raise IdsCollide(twice)
 
 
-def renumbered(shards: Sequence[ShardDescription]) -> list[int]:
-    """Return ids without collisions: the first of equal ones stays, later ones come at the end."""
-    taken: set[int] = set()
-    following = max((shard.episode for shard in shards), default=-1) + 1
+def renumbered(
+    shards: Sequence[ShardDescription], before: Mapping[tuple[str, int], Sequence[int]]
+) -> list[int]:
+    """Return ids without collisions: the first of equal ones stays, later ones come at the end.
+
+    Parameters
+    ----------
+    shards
+        Descriptions of the shards.
+    before
+        The ids that episodes have had, and keep, by their shard's uuid and their id there.
+    """
+    had = {key: list(ids) for key, ids in before.items()}
+    kept = [_next(had.get((shard.uuid, shard.episode))) for shard in shards]
+    taken = {episode for episode in kept if episode is not None}
+    following = max([*taken, *(shard.episode for shard in shards)], default=-1) + 1
     ids = []
-    for shard in shards:
-        episode = shard.episode
-        if episode in taken:
+    for shard, given in zip(shards, kept, strict=True):
+        episode = shard.episode if given is None else given
+        if given is None and episode in taken:
             episode, following = following, following + 1
         taken.add(episode)
         ids.append(episode)
     return ids
+
+
+def _next(ids: list[int] | None) -> int | None:
+    return ids.pop(0) if ids else None
 
 
 def check_expected(found: Sequence[int], expected: Sequence[int]) -> None:

@@ -34,6 +34,8 @@ from shardwriter.files.vetting import Vetter
 
 __all__ = ["Notes", "Previous", "read_previous"]
 
+_TO_WRITE = "a master or no file, to be written"
+
 
 @dataclass(frozen=True, slots=True)
 class Notes:
@@ -99,6 +101,18 @@ class Previous:
             rows.setdefault(name.decode("utf-8", "surrogateescape"), []).append(row)
         return rows
 
+    def identity(self, row: int) -> tuple[str, int]:
+        """Return the uuid of an episode's shard, and the episode's id there."""
+        values = self.index[row]
+        return values["uuid"].decode(), int(values["shard_episode_id"])
+
+    def ids(self) -> dict[tuple[str, int], list[int]]:
+        """Return the episodes' ids by ``identity``, which copies of a shard share."""
+        found: dict[tuple[str, int], list[int]] = {}
+        for row, episode in enumerate(self.index["episode_id"].tolist()):
+            found.setdefault(self.identity(row), []).append(episode)
+        return found
+
     def is_unchanged(self, file: SourceFile, rows: Sequence[int]) -> bool:
         """Tell whether a shard is, by size and time of change, the one of these rows."""
         size, mtime = self.index["size"], self.index["mtime_ns"]
@@ -122,8 +136,15 @@ class Previous:
         return EpisodePlan(int(values["episode_id"]), shard, name)
 
 
-def read_previous(path: Path) -> Previous | None:
+def read_previous(path: Path, *, is_own: bool) -> Previous | None:
     """Read an earlier master, None where there is none that can be gone on from.
+
+    Parameters
+    ----------
+    path
+        Its path.
+    is_own
+        It is where an experiment's master has to be: a damaged file there can only be that.
 
     Raises
     ------
@@ -138,16 +159,20 @@ def read_previous(path: Path) -> Previous | None:
             check_format(path, read_attributes_of(path, root))
             names = entries(path, root)
             if INDEX.encode() not in names:
-                raise FormatError(path, "a master or no file, to be written", "a shard")
+                raise FormatError(path, _TO_WRITE, "a shard; give another path")
+            if MERGE.encode() not in names and not is_own:
+                raise FormatError(path, _TO_WRITE, "a packed file; give another path")
             if not all(name.encode() in names for name in (EPISODES, MERGE)):
                 return None
             vetter.check(INDEX)
             vetter.check(MERGE)
             return _previous(path, root)
     except (ShardDamaged, TooLarge) as error:
-        if not h5py.is_hdf5(path):
-            raise FormatError(path, "a master or no file, to be written", str(error)) from error
-        return None
+        if is_own and h5py.is_hdf5(path):
+            return None
+        problem = str(error).removeprefix(f"{path}: ")
+        got = f"what cannot be read ({problem}); move it away, or give another path"
+        raise FormatError(path, _TO_WRITE, got) from error
 
 
 def _previous(path: Path, root: h5g.GroupID) -> Previous | None:

@@ -28,7 +28,7 @@ def relink(master: Path, directories: Sequence[Path], *, progress: bool = False)
     master
         The master.
     directories
-        The experiments that it shows, or their folders of shards, in the order of the merge.
+        The experiments that it shows, or their folders of shards; every episode keeps its id.
     progress
         Show a progress bar.
 

@@ -11,9 +11,15 @@ from stat import S_ISLNK
 
 from shardwriter.errors import ConfigError, ShardDamaged, not_opened
 from shardwriter.files.layout import (
+    CONCATENATED,
+    EPISODES,
     EXPERIMENT,
+    INDEX,
     MASTER,
+    MERGE,
     MERGE_LOCK,
+    SHARDS,
+    SOURCES,
     check_experiment,
     episode_shards,
     is_pack_name,
@@ -22,7 +28,9 @@ from shardwriter.files.layout import (
 from shardwriter.files.shard_description import ShardDescription
 from shardwriter.files.untrusted import check_own
 
-__all__ = ["SourceFile", "Sources", "check_name"]
+__all__ = ["SourceFile", "Sources", "check_name", "is_own_name"]
+
+_OF_MASTERS = {CONCATENATED, EPISODES, INDEX, MERGE, SOURCES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +89,8 @@ class Sources:
         target = Path(os.path.abspath(output)) if output else absolute[0] / MASTER
         if target.is_dir():
             raise ConfigError("output", "a file", f"the directory {target}")
+        if any(target.is_relative_to(directory / SHARDS) for directory in absolute):
+            raise ConfigError("output", f"a path outside of the folder {SHARDS}/", str(target))
         return cls(absolute, target)
 
     def lock(self) -> Path:
@@ -124,11 +134,23 @@ class Sources:
         ------
         ShardOutside
             One is a link to a file outside the experiment.
+        ShardDamaged
+            One has a name that no group of theirs can have.
         """
         root = directory / EXPERIMENT
         for path in sorted(root.rglob("[!.]*.h5")):
             check_own(path, directory)
-            yield path.relative_to(root).with_suffix("").as_posix(), path
+            name = path.relative_to(root).with_suffix("").as_posix()
+            if not is_own_name(name):
+                problem = "expected another name, as the group that it gives has to be another's"
+                raise ShardDamaged(path, "name", problem, "rename it, or move it away")
+            yield name, path
+
+
+def is_own_name(name: str) -> bool:
+    """Tell whether a group of a master may be an experiment's own file."""
+    is_text = name == name.encode("utf-8", "replace").decode()
+    return is_text and name.partition("/")[0] not in _OF_MASTERS
 
 
 def check_name(shard: ShardDescription) -> None:
@@ -143,5 +165,9 @@ def check_name(shard: ShardDescription) -> None:
         return
     expected = shard_id(shard.path)
     if expected != shard.episode:
-        problem = f"expected episode {expected}, as it is named, got {shard.episode}; rename it"
-        raise ShardDamaged(shard.path, "episode_id", f"{problem} to episode_{shard.episode:04d}.h5")
+        name = f"episode_{shard.episode:04d}.h5"
+        advice = f"rename it to {name}"
+        if (shard.path.parent / name).exists():
+            advice = f"{name} is there as well: swap the names of the two, or move a copy away"
+        problem = f"expected episode {expected}, as it is named, got {shard.episode}"
+        raise ShardDamaged(shard.path, "episode_id", problem, advice)

@@ -174,7 +174,7 @@ class _Verification:
             mend = f"run `shardwriter merge {path}`"
             self._problems.append(Problem(str(self._master), "there is no master", mend))
             return []
-        result = next(in_children("merge.verify:read_index", [self._master], 1, _ignore))
+        (result,) = in_children("merge.verify:read_index", [self._master], 1, _ignore)
         if isinstance(result, ShardWriterError):
             mend = "merge again, with --rebuild"
             if not path.is_dir():

@@ -183,17 +183,22 @@ class EpisodesMissing(ShardWriterError):
 
 
 class EpisodesGone(ShardWriterError):
-    """Shards that the last master shows are no longer there; nothing was written."""
+    """Shards that the last master shows are not among those given; nothing was written."""
 
-    def __init__(self, gone: Mapping[int, Path], master: Path) -> None:
-        super().__init__(dict(gone), master)
+    def __init__(
+        self,
+        gone: Mapping[int, Path],
+        master: Path,
+        advice: str = "put them back, or merge with --forget-missing",
+    ) -> None:
+        super().__init__(dict(gone), master, advice)
 
     def __str__(self) -> str:
-        gone, master = self.args
+        gone, master, advice = self.args
         first = next(iter(gone.values()))
         return (
             f"{master}: expected the shards of {episodes_text(list(gone))}, which the last "
-            f"merge had, got none, such as {first}; put them back, or merge with --forget-missing"
+            f"merge had, such as {first}, got none; {advice}"
         )
 
 

@@ -12,15 +12,16 @@ import faulthandler
 import multiprocessing
 import os
 import random
+import shutil
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
 from pathlib import Path
-from shutil import rmtree
 
 from merging import record, record_long, shard
 from mutating import hostile_mutations, mutations
@@ -31,6 +32,7 @@ from shardwriter.errors import ShardWriterError
 from shardwriter.files import trial
 from shardwriter.files.layout import EXPERIMENT, MASTER
 
+UNTYPED = "UNTYPED"
 SLOW_S = 10.0  # is worth to be told
 
 
@@ -51,7 +53,7 @@ def outcome_of_pack(path: Path) -> str:
     folder = path.with_name("unpacked")
     with suppress(ShardWriterError):
         unpack(path, folder)
-    rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
     return outcome_of_reading(path)
 
 
@@ -140,6 +142,8 @@ TARGETS = {
 def fuzz(target: str, fits: bool, files: int, seed: int) -> tuple[Counter[str], list[int]]:
     """Read mutated files; return how often each outcome was, and the seconds of slow ones.
 
+    An error that is not the package's is an outcome ``UNTYPED …``, whose file is kept.
+
     Parameters
     ----------
     target
@@ -165,7 +169,12 @@ def fuzz(target: str, fits: bool, files: int, seed: int) -> tuple[Counter[str], 
             kept.write_bytes(data)
             path.write_bytes(data)
             start = time.monotonic()
-            found[how(read)] += 1
+            try:
+                found[how(read)] += 1
+            except Exception as error:  # noqa: BLE001  (what it is, is what is looked for)
+                traceback.print_exc()
+                found[f"{UNTYPED} {type(error).__name__}"] += 1
+                shutil.copy(kept, f"{kept.stem}-{found.total()}.h5")
             elapsed_s = time.monotonic() - start
             if elapsed_s > SLOW_S:
                 slow.append(round(elapsed_s))
@@ -195,7 +204,7 @@ def main() -> int:
             slowest = f"; over {SLOW_S:.0f} s: {slow}" if slow else ""
             print(f"{target}, {checksums}: {dict(found)}{slowest}", flush=True)
     print(f"{total.total():,} files: {dict(total)}")
-    return 0
+    return int(any(each.startswith(UNTYPED) for each in total))
 
 
 if __name__ == "__main__":

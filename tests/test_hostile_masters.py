@@ -30,7 +30,8 @@ from shardwriter.errors import (
     ShardWriterError,
     TooLarge,
 )
-from shardwriter.files.layout import MASTER
+from shardwriter.files.layout import MASTER, temporary_path
+from shardwriter.system.process import Identity
 from shardwriter.watch import Watcher
 
 EPISODES = 2  # of the experiment that each test has a copy of
@@ -207,7 +208,7 @@ def test_a_link_among_an_experiment_s_own_files_is_not_followed(
 def test_a_link_of_a_temporary_name_is_not_followed(experiment: Path) -> None:
     secret = secret_file(experiment.parent)
     before = secret.read_bytes()
-    (experiment / f".{MASTER}.tmp").symlink_to(secret)
+    temporary_path(experiment / MASTER, Identity.own().label).symlink_to(secret)
     merge_experiments([experiment], None, MergeOptions(rebuild=True))
     assert secret.read_bytes() == before
     assert verify(experiment, workers=1).is_sound

@@ -15,14 +15,22 @@ import numpy as np
 import pytest
 from merging import copied, master_content, record, shard, shards_content, stamps
 
-from merge import MergeOptions, describing, merge_experiment, merge_experiments
+from merge import (
+    MergeOptions,
+    describing,
+    merge_experiment,
+    merge_experiments,
+    pack,
+    relink,
+    unpack,
+)
 from merge.describing import describe_all
 from merge.differences import differences_text
 from merge.front import Amendment, Front, amended
 from merge.previous import read_previous
 from merge.report import report_text
 from merge.sources import Sources
-from shardwriter import ExperimentLoader
+from shardwriter import DataExporter, ExperimentLoader
 from shardwriter.cli import main
 from shardwriter.errors import (
     ConfigError,
@@ -177,7 +185,7 @@ def test_a_damaged_last_master_is_no_obstacle(experiment: Path) -> None:
 
 @pytest.mark.parametrize("is_sound", [True, False])
 def test_a_copy_that_hdf5_cannot_change_is_not_amended(experiment: Path, is_sound: bool) -> None:
-    last = read_previous(experiment / MASTER)
+    last = read_previous(experiment / MASTER, is_own=True)
     assert last is not None
     earlier = experiment / "earlier.h5"
     data = bytearray((experiment / MASTER).read_bytes())
@@ -214,8 +222,19 @@ def test_a_file_that_is_no_master_is_not_overwritten(experiment: Path, tmp_path:
         with pytest.raises(FormatError):
             merge_experiment(experiment, other)
         assert other.read_bytes() == before
+    (alone,) = record(tmp_path / "other", [0]).glob("shards/*.h5")
     with pytest.raises(FormatError, match="a shard"):
-        merge_experiment(experiment, shard(experiment, 0))
+        merge_experiment(experiment, alone)
+    with pytest.raises(ConfigError, match="outside of the folder shards/"):
+        merge_experiment(experiment, shard(experiment, 50))
+    packed = pack(experiment, tmp_path / "packed.h5")
+    for data in (packed.read_bytes(), packed.read_bytes()[:-1000]):
+        packed.write_bytes(data)
+        with pytest.raises(FormatError, match=r"a packed file|move it away"):
+            merge_experiment(experiment, packed)
+        with pytest.raises((FormatError, ShardDamaged)):
+            relink(packed, [experiment])
+        assert packed.read_bytes() == data
 
 
 # -- moved, missing, swapped, truncated, renamed ----------------------------------------------
@@ -270,16 +289,17 @@ def test_swapped_shards_are_noticed(experiment: Path, tmp_path: Path) -> None:
     for episode in (0, 3):
         with pytest.raises(MasterStale):
             positions(experiment, episode)
-    with pytest.raises(ShardDamaged, match="rename it"):
+    with pytest.raises(ShardDamaged, match="swap the names of the two"):
         merge_experiment(experiment)
 
 
 def test_a_renamed_shard_is_noticed(experiment: Path) -> None:
     shard(experiment, 1).rename(shard(experiment, 9))
-    with pytest.raises(EpisodesGone):
+    with pytest.raises(ShardDamaged, match="rename it to episode_0001"):
         merge_experiment(experiment)
-    with pytest.raises(ShardDamaged, match="episode_0001"):
-        merge_experiments([experiment], None, MergeOptions(forget_missing=True))
+    shutil.copy(shard(experiment, 9), shard(experiment, 1))
+    with pytest.raises(ShardDamaged, match=r"episode_0001\.h5 is there as well"):
+        merge_experiment(experiment)
 
 
 @pytest.mark.parametrize("size", [0, 100, -1000])
@@ -372,6 +392,62 @@ def test_colliding_ids_are_listed_or_renumbered(recorded: Path, tmp_path: Path) 
     assert merge_experiments([first, second], output, MergeOptions(renumber=True)).is_unchanged
 
 
+def identities(master: Path) -> dict[int, tuple[bytes, int]]:
+    """Return the shard's uuid and the id there, by the id in a master."""
+    with h5py.File(master) as file:
+        index = file["episode_index"]
+        columns = (index[name].tolist() for name in ("episode_id", "uuid", "shard_episode_id"))
+        return {episode: (uuid, own) for episode, uuid, own in zip(*columns, strict=True)}
+
+
+def test_an_episode_keeps_the_id_that_it_was_given(recorded: Path, tmp_path: Path) -> None:
+    first = copied(recorded, tmp_path)
+    second = record(tmp_path, [3, 7], name="second")
+    output = tmp_path / "all.h5"
+    merge_experiments([first, second], output, MergeOptions(renumber=True))
+    before = identities(output)
+    with DataExporter.resume(first, progress=False) as exporter:
+        for episode in (7, 8):
+            exporter.start_episode(episode).end()
+    report = merge_experiments([first, second], output, MergeOptions(renumber=True))
+    assert report.added == (9, 10)
+    relink(output, [second, first])
+    now = identities(output)
+    assert {episode: now[episode] for episode in before} == before
+    assert set(now) - set(before) == {9, 10}
+
+
+def test_no_merge_forgets_what_another_experiment_had(recorded: Path, tmp_path: Path) -> None:
+    first = copied(recorded, tmp_path)
+    second = record(tmp_path, [7], name="second")
+    merge_experiments([first, second], first / MASTER)
+    before = identities(first / MASTER)
+    with pytest.raises(EpisodesGone, match=r"episode 7.*name every directory"):
+        merge_experiment(first)
+    for take in (pack, unpack):
+        with pytest.raises(EpisodesGone, match=r"episode 7.*another experiment's"):
+            take(first, tmp_path / "output")
+    assert identities(first / MASTER) == before
+    assert merge_experiments([second, first], first / MASTER).removed == ()
+    renamed = second.rename(tmp_path / "renamed")
+    assert merge_experiments([first, renamed], first / MASTER).removed == ()
+    report = merge_experiments([first], None, MergeOptions(forget_missing=True))
+    assert report.removed == (7,)
+
+
+@pytest.mark.parametrize("name", ["episode_index", "merge", "sources", os.fsdecode(b"x\xff")])
+def test_an_own_file_with_a_name_of_the_masters_is_refused(experiment: Path, name: str) -> None:
+    own = experiment / "experiment" / f"{name}.h5"
+    h5py.File(os.fsencode(own), "w").close()
+    before = (experiment / MASTER).read_bytes()
+    for options in (MergeOptions(), MergeOptions(rebuild=True)):
+        with pytest.raises(ShardDamaged, match="expected another name"):
+            merge_experiments([experiment], None, options)
+    with pytest.raises(ShardDamaged, match="expected another name"):
+        pack(experiment, experiment.parent / "packed.h5")
+    assert (experiment / MASTER).read_bytes() == before
+
+
 def test_differing_schemas_are_told(recorded: Path, tmp_path: Path) -> None:
     first = copied(recorded, tmp_path)
     second = record(tmp_path, [7, 8], name="second", position=np.float64)
@@ -436,7 +512,7 @@ def test_a_few_descriptors_are_enough(experiment: Path, tmp_path: Path) -> None:
         import resource, sys, threading
         resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))
         from merge import merge_experiment
-        from shardwriter import ExperimentLoader
+        from shardwriter import DataExporter, ExperimentLoader
         from pathlib import Path
         merge_experiment(Path(sys.argv[1]))
         found = []

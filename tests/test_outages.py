@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from merging import record
 
 RECORD = """
     import json, os, resource, sys, time
@@ -381,3 +382,43 @@ def test_a_directory_that_may_not_be_written(tmp_path: Path) -> None:
     assert "Permission denied" in errors[1]
     assert "episode_0001" in errors[1]
     assert shards == "2"
+
+
+def test_an_experiment_that_may_only_be_read_is_merged_and_packed(tmp_path: Path) -> None:
+    experiment = record(tmp_path, range(2))
+    script = """
+        import sys
+        from pathlib import Path
+        from merge import merge_experiment, pack
+        from shardwriter.errors import NotWritten
+        experiment, output = map(Path, sys.argv[1:])
+        merge_experiment(experiment, output / "all.h5")
+        pack(experiment, output / "packed.h5")
+        try:
+            merge_experiment(experiment)
+        except NotWritten as error:
+            print(error)
+        """
+    (experiment / "experiment_data.h5").unlink()
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    lock = experiment / "experiment" / "merge.lock"
+    lock.touch()
+    folders = [path for path in (experiment, *experiment.rglob("*")) if path.is_dir()]
+    for output in (tmp_path / "locked", tmp_path / "lockless"):
+        output.mkdir()
+        for path in (*folders, *filter(Path.exists, [lock])):
+            path.chmod(path.stat().st_mode & ~0o222)
+        try:
+            done = subprocess.run(
+                [*without_privilege(), *command, os.fspath(experiment), os.fspath(output)],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        finally:
+            for path in folders:
+                path.chmod(0o755)
+        assert done.returncode == 0, done.stderr
+        assert f"{experiment / 'experiment_data.h5'}: expected to write it" in done.stdout
+        assert sorted(path.name for path in output.iterdir()) == ["all.h5", "packed.h5"]
+        lock.unlink(missing_ok=True)

@@ -1,7 +1,11 @@
 """Packing and unpacking."""
 
+import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -10,6 +14,7 @@ from merging import master_content, shard, shards_content, stamps
 
 from merge import (
     MergeOptions,
+    merge_experiment,
     merge_experiments,
     pack,
     pack_shards,
@@ -21,10 +26,14 @@ from shardwriter.errors import (
     ConfigError,
     EpisodeExists,
     EpisodesGone,
+    ExperimentNotFound,
+    FormatError,
     ShardDamaged,
 )
+from shardwriter.files.layout import temporary_path
 from shardwriter.recording.episode import Episode
 from shardwriter.recovery import missing, recover
+from shardwriter.system.process import Identity
 
 MASTER = "experiment_data.h5"
 
@@ -80,6 +89,69 @@ def test_unpacking_gives_the_shards_back(experiment: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("both_ways")
+def test_an_unpacked_experiment_is_gone_on_with(experiment: Path, tmp_path: Path) -> None:
+    again = unpack(pack(experiment, tmp_path / "all.h5"), tmp_path / "again")
+    assert (again / "config.json").read_bytes() == (experiment / "config.json").read_bytes()
+    with DataExporter.resume(again, progress=False) as exporter:
+        exporter.start_episode(9).end()
+    assert verify(again, expected=[0, 1, 2, 3, 4, 9], workers=1).is_sound
+
+
+def test_what_was_not_packed_is_not_unpacked(experiment: Path, tmp_path: Path) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("mine")
+    for path, got in ((text, "no HDF5 file"), (experiment / MASTER, "a master")):
+        with pytest.raises(FormatError, match=f"expected a packed file, got {got}"):
+            unpack(path, tmp_path / "again")
+    packed = pack(experiment, tmp_path / "all.h5")
+    for take in (pack, merge_experiment):
+        with pytest.raises(ExperimentNotFound, match="give the directory of one"):
+            take(packed, tmp_path / "again")
+
+
+def test_nobody_spoils_what_another_process_packs(experiment: Path, tmp_path: Path) -> None:
+    """Two write to one path at once: one has it, and the other is told."""
+    packed = pack(experiment, tmp_path / "all.h5")
+    for number, (name, source) in enumerate(
+        [("pack", experiment), ("pack_shards", experiment), ("unpack", packed)]
+    ):
+        output = tmp_path / f"output {number}"
+        more = ", 2" if name == "pack_shards" else ""
+        script = f"""
+            import sys
+            from pathlib import Path
+            import merge
+            from shardwriter.errors import ConfigError
+            print("ready", flush=True)
+            sys.stdin.read(1)
+            try:
+                merge.{name}(Path(sys.argv[1]), Path(sys.argv[2]){more})
+            except ConfigError as error:
+                print(error)
+        """
+        command = [sys.executable, "-c", textwrap.dedent(script), str(source), str(output)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        several = [subprocess.Popen(command, **pipes) for _ in range(3)]
+        for each in several:
+            assert each.stdout.readline() == "ready\n"
+        printed = [each.communicate("\n")[0] for each in several]
+        assert [each.returncode for each in several] == [0, 0, 0]
+        assert sorted("expected a path that does not exist" in text for text in printed) == [
+            False,
+            True,
+            True,
+        ]
+        assert verify(output, deep=True, expected=range(5), workers=1).is_sound
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_what_a_dead_process_left_is_removed(experiment: Path, tmp_path: Path) -> None:
+    dead = replace(Identity.own(), start_ticks=1)
+    temporary_path(tmp_path / "all.h5", dead.label).write_bytes(b"half")
+    pack(experiment, tmp_path / "all.h5")
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_few_shards_hold_all_episodes(experiment: Path, tmp_path: Path) -> None:
     few = pack_shards(experiment, tmp_path / "few", 2)
     assert len(list((few / "shards").iterdir())) == 2
@@ -90,6 +162,8 @@ def test_few_shards_hold_all_episodes(experiment: Path, tmp_path: Path) -> None:
     assert shards_content(back) == shards_content(experiment)
     (few / "shards/pack_0001.h5").unlink()
     assert "episode 3, 4" in str(verify(few, workers=1))
+    with pytest.raises(EpisodesGone, match="episodes 3-4"):
+        unpack(few, tmp_path / "part")
 
 
 def test_what_is_there_is_not_overwritten(experiment: Path, tmp_path: Path) -> None:
@@ -118,8 +192,9 @@ POSITION = "episodes/episode_0001/behavior/position"
 def test_packing_a_damaged_shard_deep_leaves_nothing(experiment: Path, tmp_path: Path) -> None:
     damage(shard(experiment, 1), POSITION)
     before = stamps(experiment)
-    with pytest.raises(ShardDamaged, match="behavior/position"):
-        pack(experiment, tmp_path / "all.h5", deep=True)
+    for take in (pack, partial(pack_shards, shards=2), unpack):
+        with pytest.raises(ShardDamaged, match=r"shards/episode_0001\.h5: .*behavior/position"):
+            take(experiment, tmp_path / "output", deep=True)
     assert stamps(experiment) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == [experiment.name]
 
@@ -166,7 +241,7 @@ def test_a_copy_that_differs_is_never_published(
     packed = pack(experiment, tmp_path / "sound.h5")
     monkeypatch.setattr(module, "_check", check_flipped)
     targets = [tmp_path / name for name in ("all.h5", "few", "back")]
-    with pytest.raises(ShardDamaged, match=r"\.all\.h5\.tmp"):
+    with pytest.raises(ShardDamaged, match=r"\.all\.h5~.*\.tmp"):
         pack(experiment, targets[0])
     with pytest.raises(ShardDamaged, match=r"pack_0000\.h5"):
         pack_shards(experiment, targets[1], 1)
@@ -237,7 +312,8 @@ def test_a_directory_is_on_stable_storage_before_it_has_its_name(
 
     monkeypatch.setattr(sys.modules["merge.pack"], "sync_file", sync)
     pack_shards(experiment, few, 2)
-    assert {"pack_0000.h5", "pack_0001.h5", "shards", "experiment", ".few.tmp"} <= set(synced)
+    assert {"pack_0000.h5", "pack_0001.h5", "shards", "experiment"} <= set(synced)
+    assert any(name.startswith(".few~") for name in synced)
 
 
 def test_a_packed_file_that_is_cut_short_says_what_to_do(experiment: Path, tmp_path: Path) -> None:

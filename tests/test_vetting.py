@@ -1,11 +1,14 @@
 """HDF5 sees, in the reader's process, only what is known not to harm it."""
 
+import os
 import random
+import resource
 import shutil
 import struct
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -25,10 +28,11 @@ from shardwriter.files import stored_episode, trial, vetting
 from shardwriter.files.chunk_index import chunks_of
 from shardwriter.files.layout import MASTER
 from shardwriter.files.links import check_path
+from shardwriter.files.lookup3 import lookup3
 from shardwriter.files.stored_episode import is_known
 from shardwriter.files.stored_objects import stored_dataset
-from shardwriter.files.structure import UNCERTAIN, Structure
-from shardwriter.files.vetting import Vetter, _Walk, vet
+from shardwriter.files.structure import UNCERTAIN, Structure, Unfamiliar
+from shardwriter.files.vetting import Vetter, _Walk, vet, vetted
 
 EPISODES = 2  # of the experiment that each test has a copy of
 GROUP = "episodes/episode_0001"
@@ -358,3 +362,83 @@ def test_a_loader_reads_on_in_the_master_that_it_opened(experiment: Path) -> Non
         merge_experiments([experiment], None, MergeOptions(rebuild=True))
         assert loader.get_config()["rate"] == 0.5
         assert loader.get_network_structure()["neurons"]["ids"][3] == 3
+
+
+def test_a_file_that_is_exchanged_after_its_trial_is_not_read(
+    experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, other = shard(experiment, 1), tmp_path / "other.h5"
+    add_unknown(path)
+    shutil.copy(path, other)
+
+    def exchanging(tried: Path, place: str) -> str:
+        other.replace(tried)
+        return ""
+
+    monkeypatch.setattr(vetting, "outcome", exchanging)
+    with pytest.raises(ShardDamaged, match="it was replaced"), vetted(path, GROUP):
+        pass
+
+
+@pytest.mark.usefixtures("here_alone")
+def test_a_known_file_that_is_exchanged_is_not_read(experiment: Path, tmp_path: Path) -> None:
+    path = shard(experiment, 1)
+    vetter = Vetter(path)
+    vetter.check(GROUP)
+    shutil.copy(path, tmp_path / "other.h5")
+    (tmp_path / "other.h5").replace(path)
+    with pytest.raises(ShardDamaged, match="it was replaced"), vetter.opened():
+        pass
+
+
+def test_a_file_is_tried_again_when_it_changed_and_says_that_it_did_not(
+    experiment: Path, trials: list[str]
+) -> None:
+    path = shard(experiment, 1)
+    add_unknown(path)
+    before = path.stat()
+    vet(path, GROUP)
+    with path.open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"x")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    vet(path, GROUP)
+    assert len(trials) == 2
+
+
+def test_one_block_that_is_read_many_times_takes_little_memory(tmp_path: Path) -> None:
+    """Thousands of links lead to one object with a large header."""
+
+    def summed(block: bytes) -> bytes:
+        return block + lookup3(block).to_bytes(4, "little")
+
+    def message(kind: int, body: bytes) -> bytes:
+        return struct.pack("<BHB", kind, len(body), 0) + body
+
+    def header(messages: bytes) -> bytes:
+        return summed(b"OHDR\2\2" + struct.pack("<I", len(messages)) + messages)
+
+    group = message(2, b"\0\0" + b"\xff" * 16) + message(10, b"\0\0")
+    large = header(group + message(0, bytes(65531)) * 13)
+    links = [b"\1\0\5%05d" % i + struct.pack("<Q", 48) for i in range(100)]
+    root = header(group + b"".join(message(6, link) for link in links))
+    end = 48 + len(large) + len(root)
+    head = b"\x89HDF\r\n\x1a\n\2\10\10\0" + bytes(8) + b"\xff" * 8
+    path = tmp_path / "links.h5"
+    path.write_bytes(summed(head + struct.pack("<QQ", end, 48 + len(large))) + large + root)
+    with Structure(path) as structure:
+        members = structure.links(structure.messages(structure.root))
+        with pytest.raises(Unfamiliar):
+            list(map(structure.messages, members.values()))
+        assert sum(map(len, structure.checksummed)) < 10 * end
+
+
+def test_who_reads_for_another_is_limited_and_then_no_more(experiment: Path) -> None:
+    """A child whose parent was killed cannot run for ever."""
+    kinds = (resource.RLIMIT_AS, resource.RLIMIT_CPU)
+    before = [resource.getrlimit(kind) for kind in kinds]
+    with trial.limited(shard(experiment, 1)):
+        memory, seconds = (resource.getrlimit(kind)[0] for kind in kinds)
+    assert 0 < memory <= 8 << 30
+    assert 0 < seconds < time.process_time() + 130
+    assert [resource.getrlimit(kind) for kind in kinds] == before

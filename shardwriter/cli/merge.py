@@ -54,7 +54,9 @@ shardwriter merge run_a run_b --renumber -o both.h5
         "--renumber", action="store_true", help="give the later ones of colliding ids new ids"
     )
     merge.add_argument(
-        "--forget-missing", action="store_true", help="drop episodes whose shards are gone"
+        "--forget-missing",
+        action="store_true",
+        help="drop episodes that the last merge had and this one has not",
     )
     merge.add_argument(
         "--recover", action="store_true", help="first seal the episodes of processes that died"

@@ -31,6 +31,7 @@ __all__ = [
     "MERGE_LOCK",
     "RECOVER_LOCK",
     "SHARDS",
+    "SOURCES",
     "SUMMARY",
     "TABLES",
     "TIMESTEPS",
@@ -82,6 +83,7 @@ CHECKPOINTS = "checkpoints"  # one file and one group below it for each
 EPISODES = "episodes"
 INDEX = "episode_index"
 CONCATENATED = "concatenated"
+SOURCES = "sources"  # in the master of several experiments: what the later ones have of their own
 MERGE = "merge"  # in the master: what the next merge needs to know of this one
 TIMESTEPS = "timesteps"
 FINAL_STATE = "final_state"
@@ -197,7 +199,7 @@ def check_experiment(directory: Path) -> None:
     """
     if (directory / SHARDS).is_dir():
         return
-    advice = "give the directory of one" if directory.is_dir() else "check the path"
+    advice = "give the directory of one" if directory.exists() else "check the path"
     inside = [shards.parent for shards in directory.glob(f"*/{SHARDS}")]
     if inside:
         advice += f", such as {max(inside)}"

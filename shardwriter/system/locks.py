@@ -12,12 +12,13 @@ from shardwriter.system.file_systems import kind_of
 
 __all__ = ["locked"]
 
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 # What file systems without locks answer: Lustre mounted without them, NFS without its daemon, FUSE.
 _NONE = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, *, is_for_reading: bool = False) -> Iterator[None]:
     """Hold a lock, waiting until no other thread or process does; a dead one does not.
 
     Parameters
@@ -25,6 +26,9 @@ def locked(path: Path) -> Iterator[None]:
     path
         A file that stands for what is locked. It is made, and stays. Not a directory: NFS locks
         those on one node alone.
+    is_for_reading
+        Do without where that may not be written, as then nobody like us changes what is locked:
+        share the file, or lock nothing where there is none.
 
     Raises
     ------
@@ -33,14 +37,22 @@ def locked(path: Path) -> Iterator[None]:
     ShardDamaged, TooManyOpenFiles
         The file cannot be opened.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    flags = os.O_CLOEXEC | os.O_NOFOLLOW
+    kind = fcntl.LOCK_EX
     try:
-        fd = os.open(path, flags, 0o666)
+        fd = os.open(path, flags | os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise not_opened(path, "lock", error) from error
+        if not is_for_reading or error.errno not in _READ_ONLY:
+            raise not_opened(path, "lock", error) from error
+        kind = fcntl.LOCK_SH
+        try:
+            fd = os.open(path, flags | os.O_RDONLY)
+        except OSError:
+            yield
+            return
     try:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            fcntl.flock(fd, kind)
         except OSError as error:
             if error.errno not in _NONE:
                 raise
