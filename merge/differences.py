@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from shardwriter.errors import ranges
 from shardwriter.files.shard_description import ColumnDescription, TableDescription
 
-__all__ = ["SchemaDifference", "differences", "differences_text"]
+__all__ = ["SchemaDifference", "difference_lines", "differences"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def _form(column: ColumnDescription) -> str:
     return f"{column.dtype.name} {column.shape}"
 
 
-def differences_text(found: Sequence[SchemaDifference]) -> str:
+def difference_lines(found: Sequence[SchemaDifference]) -> list[str]:
     """Write differences as a table for people, one line per field and form."""
     rows = [("field", "form", "episodes")]
     rows += [
@@ -61,4 +61,4 @@ def differences_text(found: Sequence[SchemaDifference]) -> str:
         for form, episodes in each.forms
     ]
     first, second = (max(len(row[i]) for row in rows) for i in range(2))
-    return "\n".join(f"  {a:<{first}}  {b:<{second}}  {c}" for a, b, c in rows)
+    return [f"  {a:<{first}}  {b:<{second}}  {c}" for a, b, c in rows]

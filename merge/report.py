@@ -1,8 +1,9 @@
 """What a merge did, as text for people."""
 
-from merge.differences import differences_text
+from merge.differences import difference_lines
 from merge.options import MergeReport
 from shardwriter.errors import counted, ranges
+from shardwriter.printable import printable_lines
 
 __all__ = ["report_text"]
 
@@ -25,7 +26,7 @@ def report_text(report: MergeReport, *, is_dry: bool = False) -> str:
         lines.append(f"  episode {episode} is episode {original} of {path}")
     if report.differences:
         lines.append("Fields that are not alike in all episodes:")
-        lines.append(differences_text(report.differences))
+        lines += difference_lines(report.differences)
     if report.leaves_folder:
         lines.append(f"Readers need root={report.root}, as shards lie outside the master's folder.")
-    return "\n".join(lines)
+    return printable_lines(lines)

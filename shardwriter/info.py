@@ -11,6 +11,7 @@ import numpy as np
 from shardwriter.errors import ShardWriterError, ranges
 from shardwriter.loader import ExperimentLoader
 from shardwriter.notebook import status_text
+from shardwriter.printable import printable_lines
 from shardwriter.reading.description import EpisodeColumn, EpisodeDescription
 from shardwriter.recording.performance import performance_text
 
@@ -131,7 +132,7 @@ def info_text(info: dict[str, Any]) -> str:
                 f"{size_text(field['raw_bytes']):>9}  {ratio:>8}"
             )
             lines += [f"    chosen: {choice}" for choice in field["choices"]]
-    return "\n".join(lines)
+    return printable_lines(lines)
 
 
 def recorded_text(starts: Sequence[float], ends: Sequence[float]) -> str:

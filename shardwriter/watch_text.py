@@ -4,6 +4,7 @@ import shlex
 
 from shardwriter.errors import episodes_text
 from shardwriter.info import size_text
+from shardwriter.printable import printable_lines
 from shardwriter.watch import RunningEpisode, Snapshot
 
 __all__ = ["snapshot_text"]
@@ -27,12 +28,12 @@ def snapshot_text(snapshot: Snapshot) -> str:
         f"  data      {s.rows:,} rows, {size_text(s.raw_bytes)} before compression",
     ]
     if s.is_over:
-        return "\n".join([*lines, f"  over      {_end_text(s)}"])
+        return printable_lines([*lines, f"  over      {_end_text(s)}"])
     if s.rows_per_s is not None and s.bytes_per_s is not None:
         lines.append(f"  rate      {s.rows_per_s:,.0f} rows/s, {size_text(s.bytes_per_s)}/s")
     if s.left is not None:
         lines.append(f"  left      {_left_text(s, s.left)}")
-    return "\n".join([*lines, *_death_lines(s), *_episode_lines(s.running)])
+    return printable_lines([*lines, *_death_lines(s), *_episode_lines(s.running)])
 
 
 def _end_text(s: Snapshot) -> str:

@@ -106,6 +106,23 @@ def test_errors_of_the_system_are_one_line_too(
     assert "expected a path in an existing directory" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("arguments", [["info"], ["info", "--json"], ["watch", "--once"]])
+def test_output_that_cannot_be_written_is_named(directory: Path, arguments: list[str]) -> None:
+    code = "import sys; from shardwriter.cli import main; sys.exit(main())"
+    command = [sys.executable, "-W", "ignore", "-c", code, *arguments, str(directory)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    problem = "standard output: cannot be written: No space left on device"
+    assert (done.returncode, done.stderr) == (1, f"shardwriter: {problem}\n")
+
+
+def test_output_may_be_closed(directory: Path) -> None:
+    code = "import sys; from shardwriter.cli import main; sys.exit(main())"
+    command = f'exec "{sys.executable}" -c "{code}" info "{directory}" >&-'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_directory_of_experiments_names_the_newest(
     directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

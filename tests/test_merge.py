@@ -25,7 +25,7 @@ from merge import (
     unpack,
 )
 from merge.describing import describe_all
-from merge.differences import differences_text
+from merge.differences import difference_lines
 from merge.front import Amendment, Front, amended
 from merge.previous import read_previous
 from merge.report import report_text
@@ -456,7 +456,7 @@ def test_differing_schemas_are_told(recorded: Path, tmp_path: Path) -> None:
         (difference,) = report.differences
         assert difference.field == "behavior/position"
         assert difference.forms == (("float32 (3,)", (0, 1, 2, 3)), ("float64 (3,)", (7, 8)))
-        text = differences_text(report.differences)
+        text = "\n".join(difference_lines(report.differences))
         assert "behavior/position" in text
         assert "2: 7-8" in text
 

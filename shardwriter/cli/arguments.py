@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import os
 import sys
 import textwrap
 from pathlib import Path
-from typing import TypeAlias
+from typing import TextIO, TypeAlias
 
 from shardwriter.files.layout import unfinished_text
+from shardwriter.printable import printable_lines
 
 __all__ = [
     "Parser",
@@ -21,8 +23,10 @@ __all__ = [
     "expected_ids",
     "positive",
     "print_json",
+    "say",
     "shows_progress",
     "tell_unfinished",
+    "write",
 ]
 
 Parser: TypeAlias = argparse.ArgumentParser
@@ -90,12 +94,33 @@ def tell_unfinished(directory: Path, done: str) -> None:
     """Say on stderr which episodes of an experiment were not ``merged``, ``packed``, …, and why."""
     text = unfinished_text(directory)
     if text:
-        print(f"not {done}, as {text}", file=sys.stderr)
+        say(f"not {done}, as {text}", sys.stderr)
+
+
+def say(text: object, file: TextIO | None = None) -> None:
+    """Print lines for people, in which what is not printable is escaped."""
+    write(printable_lines(str(text).split("\n")) + "\n", file)
 
 
 def print_json(value: object) -> None:
     """Print a value for programs."""
-    print(json.dumps(value, indent=2))
+    write(json.dumps(value, indent=2) + "\n")
+
+
+def write(text: str, file: TextIO | None = None, *, flush: bool = False) -> None:
+    """Print a text as it is, to standard output by default.
+
+    Raises
+    ------
+    OSError
+        It cannot be written; the error says so of standard output, which nothing reaches any more.
+    """
+    try:
+        print(text, end="", file=file, flush=flush)
+    except OSError as error:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (for what is flushed at exit)
+        problem = f"cannot be written: {error.strerror}"
+        raise OSError(error.errno, problem, "standard output") from error
 
 
 def positive(text: str) -> int:

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from shardwriter.cli.arguments import Parser, Subparsers, add_command
+from shardwriter.cli.arguments import Parser, Subparsers, add_command, write
 
 __all__ = ["add_to"]
 
@@ -36,7 +36,7 @@ def _completion(options: argparse.Namespace) -> int:
         for argument in command._actions:
             if argument.type is Path:
                 argument.complete = shtab.FILE  # type: ignore[attr-defined]  # as shtab has it
-    print(shtab.complete(whole, options.shell))
+    write(shtab.complete(whole, options.shell) + "\n")
     return 0
 
 

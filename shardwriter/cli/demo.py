@@ -11,6 +11,7 @@ from shardwriter.cli.arguments import (
     add_json,
     positive,
     print_json,
+    say,
     shows_progress,
 )
 
@@ -66,5 +67,5 @@ def _demo(options: argparse.Namespace) -> int:
     if options.json:
         print_json(demo.summary_json(result))
     else:
-        print(demo.summary_text(result))
+        say(demo.summary_text(result))
     return 0

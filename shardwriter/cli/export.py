@@ -13,6 +13,7 @@ from shardwriter.cli.arguments import (
     episode_ids,
     positive,
     print_json,
+    say,
     shows_progress,
 )
 from shardwriter.errors import counted
@@ -144,7 +145,7 @@ def _minari(options: argparse.Namespace) -> int:
     if options.json:
         print_json(asdict(report))
     else:
-        print(_minari_text(report))
+        say(_minari_text(report))
     return 0
 
 
@@ -177,7 +178,7 @@ def _nwb(options: argparse.Namespace) -> int:
     if options.json:
         print_json(asdict(report))
     else:
-        print(_nwb_text(report))
+        say(_nwb_text(report))
     return 0
 
 
@@ -208,7 +209,7 @@ def _sonata(options: argparse.Namespace) -> int:
     if options.json:
         print_json(asdict(report))
     else:
-        print(_sonata_text(report))
+        say(_sonata_text(report))
     return 0
 
 

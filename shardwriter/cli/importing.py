@@ -10,6 +10,7 @@ from shardwriter.cli.arguments import (
     add_command,
     add_json,
     print_json,
+    say,
     shows_progress,
 )
 from shardwriter.errors import counted
@@ -52,8 +53,8 @@ def _minari(options: argparse.Namespace) -> int:
     if options.json:
         print_json(asdict(report))
     else:
-        print(report.directory)
+        say(report.directory)
         episodes = counted(report.episodes, "episode")
-        print(f"  {episodes} with {counted(report.steps, 'step')} of {report.dataset}")
-        print(f"  environment: {report.env or 'none recorded'}")
+        say(f"  {episodes} with {counted(report.steps, 'step')} of {report.dataset}")
+        say(f"  environment: {report.env or 'none recorded'}")
     return 0

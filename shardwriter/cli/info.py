@@ -9,6 +9,7 @@ from shardwriter.cli.arguments import (
     add_command,
     add_json,
     print_json,
+    say,
 )
 
 __all__ = ["add_to"]
@@ -40,7 +41,7 @@ def _info(options: argparse.Namespace) -> int:
     if options.json:
         print_json(info)
         return 0
-    print(info_text(info))
+    say(info_text(info))
     if options.performance:
-        print(f"\n{performance_report(info)}")
+        say(f"\n{performance_report(info)}")
     return 0

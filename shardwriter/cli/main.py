@@ -1,7 +1,7 @@
 """Parse, dispatch, and turn what a command raises into an exit code."""
 
 import argparse
-import os
+import io
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -25,6 +25,7 @@ from shardwriter.cli import (
     verify,
     watch,
 )
+from shardwriter.cli.arguments import say, write
 from shardwriter.errors import ShardWriterError
 
 __all__ = ["main", "parser"]
@@ -56,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 for success, 1 for an error (one line on stderr), 2 for wrong usage, 130 for Ctrl-C;
     SystemExit with 143 for SIGTERM.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # whatever its encoding lacks
     options, others = parser().parse_known_args(arguments)
     if others:
         options.parser.error(_unexpected(others))
@@ -64,20 +67,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             code = action(options)
-        sys.stdout.flush()
+        write("", flush=True)
         return code
     except BrokenPipeError:  # `| head` has read enough
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (for what is flushed at exit)
         return 0
     except (ShardWriterError, OSError) as error:
         if options.debug:
             raise
-        print(f"shardwriter: {' '.join(_text(error).split())}", file=sys.stderr)
+        say(f"shardwriter: {' '.join(_text(error).split())}", sys.stderr)
         return 1
     except KeyboardInterrupt:
         if options.debug:
             raise
-        print("shardwriter: interrupted", file=sys.stderr)
+        say("shardwriter: interrupted", sys.stderr)
         return 130
 
 
@@ -103,7 +105,7 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """As ``warnings.showwarning``, but in one line, without the place in the code."""
-    print(f"shardwriter: {' '.join(str(message).split())}", file=sys.stderr)
+    say(f"shardwriter: {' '.join(str(message).split())}", sys.stderr)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -10,6 +10,7 @@ from shardwriter.cli.arguments import (
     add_expected,
     add_json,
     print_json,
+    say,
     shows_progress,
     tell_unfinished,
 )
@@ -92,7 +93,7 @@ def _merge(options: argparse.Namespace) -> int:
         left = {str(path): unfinished_episodes(path) for path in options.directories}
         print_json({**report.to_json(), "unfinished": left})
         return code
-    print(report_text(report, is_dry=options.dry_run))
+    say(report_text(report, is_dry=options.dry_run))
     for directory in options.directories:
         tell_unfinished(directory, "merged")
     return code
@@ -103,5 +104,5 @@ def _sealed(directory: Path, options: argparse.Namespace) -> int:
 
     episodes = recover(directory, progress=shows_progress(options))
     for episode in () if options.json else episodes:
-        print(episode)
+        say(episode)
     return exit_code(episodes)

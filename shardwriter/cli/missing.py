@@ -10,6 +10,7 @@ from shardwriter.cli.arguments import (
     add_expected,
     add_json,
     print_json,
+    say,
 )
 
 __all__ = ["add_to"]
@@ -41,5 +42,5 @@ def _missing(options: argparse.Namespace) -> int:
         print_json(ids)
     else:
         for episode in ids:
-            print(episode)
+            say(episode)
     return 0

@@ -11,6 +11,7 @@ from shardwriter.cli.arguments import (
     add_json,
     positive,
     print_json,
+    say,
     shows_progress,
     tell_unfinished,
 )
@@ -97,7 +98,7 @@ def _print(path: Path, options: argparse.Namespace) -> None:
     if options.json:
         print_json({"path": str(path), "bytes": _bytes(path)})
     else:
-        print(path)
+        say(path)
 
 
 def _bytes(path: Path) -> int:

@@ -9,6 +9,7 @@ from shardwriter.cli.arguments import (
     add_command,
     add_json,
     print_json,
+    say,
 )
 
 __all__ = ["add_to"]
@@ -71,5 +72,5 @@ def _plot(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"picture": str(output)})
     else:
-        print(output)
+        say(output)
     return 0

@@ -9,6 +9,7 @@ from shardwriter.cli.arguments import (
     add_directory,
     add_json,
     print_json,
+    say,
     shows_progress,
 )
 
@@ -55,5 +56,5 @@ def _recover(options: argparse.Namespace) -> int:
     if options.json:
         print_json([episode.to_json() for episode in episodes])
     else:
-        print("\n".join(map(str, episodes)) or "nothing to recover")
+        say("\n".join(map(str, episodes)) or "nothing to recover")
     return exit_code(episodes)

@@ -9,6 +9,7 @@ from shardwriter.cli.arguments import (
     add_command,
     add_json,
     print_json,
+    say,
     shows_progress,
 )
 
@@ -48,5 +49,5 @@ def _relink(options: argparse.Namespace) -> int:
     if options.json:
         print_json(report.to_json())
     else:
-        print(report_text(report))
+        say(report_text(report))
     return 0

@@ -13,6 +13,7 @@ from shardwriter.cli.arguments import (
     add_json,
     episode_ids,
     print_json,
+    say,
     shows_progress,
 )
 
@@ -64,8 +65,8 @@ def _report(options: argparse.Namespace) -> int:
     if options.json:
         print_json({**asdict(report), "path": str(report.path)})
     else:
-        print(report.path)
+        say(report.path)
     if report.problems:
         command = f"shardwriter verify {options.directory}"
-        print(f"problems: {report.problems}; the page and `{command}` name them", file=sys.stderr)
+        say(f"problems: {report.problems}; the page and `{command}` name them", sys.stderr)
     return 0

@@ -19,6 +19,7 @@ from shardwriter.cli.arguments import (
     episode_ids,
     positive,
     print_json,
+    say,
     shows_progress,
 )
 from shardwriter.cli.share import share
@@ -202,7 +203,7 @@ def _recorded(options: argparse.Namespace) -> "tuple[Path, list[EpisodeResult]]"
                 )
         except BaseException:
             again = _command(options, exporter.output_dir)
-            print(f"stopped; what was logged is kept; go on with: {again}", file=sys.stderr)
+            say(f"stopped; what was logged is kept; go on with: {again}", sys.stderr)
             raise
     return exporter.output_dir, results
 
@@ -283,17 +284,17 @@ def _tell(options: argparse.Namespace, where: Path, results: "list[EpisodeResult
         )
     else:
         counts = ", ".join(f"{count:,} {status}" for status, count in statuses.items())
-        print(f"{where}\n  episodes   {len(results):,}: {counts or 'none in this share'}")
+        say(f"{where}\n  episodes   {len(results):,}: {counts or 'none in this share'}")
         if master:
-            print(f"  master     {master.name}\n  look       shardwriter info {quote(str(where))}")
+            say(f"  master     {master.name}\n  look       shardwriter info {quote(str(where))}")
         else:
             merge = f"shardwriter merge {quote(str(where))} --expected {options.episodes.text}"
-            print(f"  master     after the last job: {merge}")
+            say(f"  master     after the last job: {merge}")
         for episode, error in list(bad.items())[:_SHOWN]:
-            print(f"  failed     episode {episode}: {' '.join(error.split())[:200]}")
+            say(f"  failed     episode {episode}: {' '.join(error.split())[:200]}")
         if len(bad) > _SHOWN:
-            print(f"  failed     … and {len(bad) - _SHOWN} more")
+            say(f"  failed     … and {len(bad) - _SHOWN} more")
     if bad:
         text = f"{len(bad):,} of {len(results):,} episodes failed; what they logged is kept"
-        print(f"shardwriter: {text}; run them again: {again}", file=sys.stderr)
+        say(f"shardwriter: {text}; run them again: {again}", sys.stderr)
     return 1 if bad else 0

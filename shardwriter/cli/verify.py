@@ -10,6 +10,7 @@ from shardwriter.cli.arguments import (
     add_expected,
     add_json,
     print_json,
+    say,
     shows_progress,
 )
 
@@ -57,5 +58,5 @@ def _verify(options: argparse.Namespace) -> int:
     if options.json:
         print_json(report.to_json())
     else:
-        print(report)
+        say(report)
     return 0 if report.is_sound else 1

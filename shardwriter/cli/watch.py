@@ -13,6 +13,7 @@ from shardwriter.cli.arguments import (
     add_directory,
     add_expected,
     add_json,
+    write,
 )
 
 __all__ = ["add_to"]
@@ -77,10 +78,10 @@ def _watch(options: argparse.Namespace) -> int:
     while True:
         text = json.dumps(snapshot.to_json()) if options.json else snapshot_text(snapshot)
         if before and in_place:
-            print(_UP_AND_CLEAR.format(_height(before)), end="")
+            write(_UP_AND_CLEAR.format(_height(before)))
         elif before and not options.json:
-            print()
-        print(text, flush=True)
+            write("\n")
+        write(text + "\n", flush=True)
         before = text
         if options.once or snapshot.is_over:
             return 0

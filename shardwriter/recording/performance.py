@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from shardwriter.printable import printable_lines
 from shardwriter.recording.batch import EpisodeBatch
 from shardwriter.recording.episode import Episode
 from shardwriter.recording.timestep_log import Timing
@@ -290,4 +291,4 @@ def performance_text(stats: Mapping[str, Any]) -> str:
     lines += [f"  {column:<35} {ratio:6.2f}x" for column, ratio in stats["compression"].items()]
     for column, choices in stats["codec_choices"].items():
         lines += [f"  {column:<35} chosen: {choice}" for choice in choices]
-    return "\n".join(lines)
+    return printable_lines(lines)
