@@ -10,7 +10,7 @@ import numpy as np
 
 from shardwriter.errors import ShardWriterError, ranges
 from shardwriter.loader import ExperimentLoader
-from shardwriter.notebook import status_text
+from shardwriter.notebook import name_of, status_text
 from shardwriter.printable import printable_lines
 from shardwriter.reading.description import EpisodeColumn, EpisodeDescription
 from shardwriter.recording.performance import performance_text
@@ -71,7 +71,10 @@ def add_fields(fields: dict[str, dict[str, Any]], episode: EpisodeDescription) -
 
 def _row(row: np.void) -> dict[str, Any]:
     values = {name: row[name].item() for name in row.dtype.names or ()}
-    return {k: v.decode() if isinstance(v, bytes) else v for k, v in values.items()}
+    return {
+        name: value.decode(errors="backslashreplace") if isinstance(value, bytes) else value
+        for name, value in values.items()
+    }
 
 
 def _facts(column: EpisodeColumn) -> dict[str, Any]:
@@ -108,13 +111,12 @@ def performance_report(info: dict[str, Any]) -> str:
 
 def info_text(info: dict[str, Any]) -> str:
     """Write what ``experiment_info`` returned as lines for people."""
-    metadata = info["metadata"]
     episodes = info["episodes"]
     raw, stored = info["raw_bytes"], info["stored_bytes"]
     data = f"{size_text(raw)} in {size_text(stored)} of shards ({ratio_text(raw, stored)})"
     recorded = recorded_text(*([e[key] for e in episodes] for key in ("start_time", "end_time")))
     lines = [
-        f"{metadata['experiment_name']}  ({info['path']})",
+        f"{name_of(info['metadata'])}  ({info['path']})",
         f"  recorded   {recorded}",
         f"  episodes   {len(episodes)}: {ranges([e['episode_id'] for e in episodes])}",
         f"  status     {status_text(e['status'] for e in episodes)}",
@@ -123,16 +125,24 @@ def info_text(info: dict[str, Any]) -> str:
         f"  data       {data}",
     ]
     if info["fields"]:
-        width = max(len(name) for name in info["fields"])
-        lines.append("")
-        for name, field in info["fields"].items():
-            ratio = ratio_text(field["raw_bytes"], field["stored_bytes"])
-            lines.append(
-                f"  {name:<{width}}  {field_kind(field):<18}  {field['rows']:>12,} rows  "
-                f"{size_text(field['raw_bytes']):>9}  {ratio:>8}"
-            )
-            lines += [f"    chosen: {choice}" for choice in field["choices"]]
+        lines += ["", *_field_lines(info["fields"])]
     return printable_lines(lines)
+
+
+def _field_lines(fields: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    width = max(map(len, fields))
+    kind_width = max(len(field_kind(field)) for field in fields.values())
+    lines = []
+    for name, field in fields.items():
+        rows = field["rows"]
+        lines.append(
+            f"  {name:<{width}}  {field_kind(field):<{kind_width}}  "
+            f"{rows:>12,} {'row' if rows == 1 else 'rows':<4}  "
+            f"{size_text(field['raw_bytes']):>9}  "
+            f"{ratio_text(field['raw_bytes'], field['stored_bytes']):>8}"
+        )
+        lines += [f"    chosen: {choice}" for choice in field["choices"]]
+    return lines
 
 
 def recorded_text(starts: Sequence[float], ends: Sequence[float]) -> str:
@@ -140,6 +150,8 @@ def recorded_text(starts: Sequence[float], ends: Sequence[float]) -> str:
 
     The ``end_time`` of an experiment is that of its master, which may have been made much later.
     """
+    if not starts:
+        return "nothing"
     first = min((t for t in starts if 0 < t < _YEAR_10000), default=None)
     last = max((t for t in ends if 0 < t < _YEAR_10000), default=None)
     return f"{_when(first)} to {_when(last)} UTC"

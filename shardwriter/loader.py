@@ -38,7 +38,7 @@ from shardwriter.files.structure import Structure, Unfamiliar
 from shardwriter.files.units import Units
 from shardwriter.files.untrusted import file_of, readable
 from shardwriter.interop.pandas import index_to_dataframe
-from shardwriter.notebook import facts_html, index_html, status_text
+from shardwriter.notebook import facts_html, index_html, status_text, statuses
 from shardwriter.reading.across import concatenated
 from shardwriter.reading.description import EpisodeDescription, described
 from shardwriter.reading.live import LiveExperiment
@@ -171,7 +171,7 @@ class ExperimentLoader:
         return facts_html("ExperimentLoader", facts, index_html(self._index))
 
     def _episodes_text(self) -> str:
-        return f"{len(self):,} episodes ({status_text(self._index['status'].astype(str))})"
+        return f"{len(self):,} episodes ({status_text(statuses(self._index))})"
 
     def __len__(self) -> int:
         return len(self._index)

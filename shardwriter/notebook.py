@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["episode_facts", "facts_html", "index_html", "status_text"]
+__all__ = ["episode_facts", "facts_html", "index_html", "name_of", "status_text", "statuses"]
 
 _MOST_ROWS = 10
 _COLUMNS = ("episode_id", "status", "steps", "total_reward", "spikes")
@@ -55,14 +55,14 @@ def _rows(index: np.ndarray[Any, Any]) -> str:
 
 def _text(value: object) -> str:
     if isinstance(value, bytes):
-        return value.decode()
+        return value.decode(errors="backslashreplace")
     return f"{value:,.6g}" if isinstance(value, float) else f"{value:,}"
 
 
 def episode_facts(row: np.void) -> dict[str, str]:
     """Return what the index says of one episode."""
     facts = {
-        "status": row["status"].item().decode(),
+        "status": _text(row["status"].item()),
         "steps": _text(row["steps"].item()),
         "spikes": _text(row["spikes"].item()),
         "return": _text(row["total_reward"].item()),
@@ -72,6 +72,16 @@ def episode_facts(row: np.void) -> dict[str, str]:
         if name.startswith("rows_") and row[name] >= 0:
             facts[f"rows of {name.removeprefix('rows_')}"] = _text(row[name].item())
     return facts
+
+
+def name_of(metadata: Mapping[str, Any]) -> str:
+    """Return the name of an experiment by its attributes, which those of others may lack."""
+    return str(metadata.get("experiment_name", "without a name"))
+
+
+def statuses(index: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.str_]]:
+    """Return the statuses in an index, of which those of foreign files may be no text."""
+    return np.char.decode(index["status"], "utf-8", "backslashreplace")
 
 
 def status_text(statuses: Iterable[str]) -> str:

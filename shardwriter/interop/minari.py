@@ -16,6 +16,7 @@ from shardwriter.interop.minari_episodes import Episodes, Plan
 from shardwriter.interop.minari_import import MinariImport, import_minari
 from shardwriter.interop.new_path import new_path
 from shardwriter.loader import ExperimentLoader
+from shardwriter.notebook import name_of
 from shardwriter.progress import progress_bar
 
 try:
@@ -164,7 +165,7 @@ def _made(directory: Path) -> Path:
 
 def _dataset_metadata(loader: ExperimentLoader, name: str) -> dict[str, Any]:
     own = loader.get_metadata()
-    experiment = str(own["experiment_name"])
+    experiment = name_of(own)
     return {
         "dataset_id": name,
         "minari_version": minari.__version__,

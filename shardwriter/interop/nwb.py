@@ -159,7 +159,7 @@ class _Session:
         dt = self._timeline.dt
         for each in self._timeline.stretches:
             row = {name: rows[each.episode][name] for name in _TRIALS}
-            row["status"] = row["status"].decode()
+            row["status"] = row["status"].decode(errors="backslashreplace")
             stop = each.first + each.length
             self.nwb.add_trial(start_time=each.first * dt, stop_time=stop * dt, **row)
 

@@ -10,6 +10,7 @@ import numpy as np
 from shardwriter.errors import counted
 from shardwriter.files.layout import REWARDS
 from shardwriter.loader import ExperimentLoader
+from shardwriter.notebook import name_of, statuses
 from shardwriter.plot.firing_rate import firing_rate
 from shardwriter.plot.style import PALETTE
 
@@ -33,7 +34,7 @@ def draw_overview(loader: ExperimentLoader) -> Any:
     index = loader.episode_index
     panels = _quantities(loader, index)
     figure = Figure(figsize=(7.0, 0.9 + 1.7 * len(panels)), layout="constrained")
-    name = loader.get_metadata()["experiment_name"]
+    name = name_of(loader.get_metadata())
     title = f"{name} · {counted(len(index), 'episode')}"
     figure.suptitle(title, x=0.01, ha="left", fontsize=9, fontweight="bold")
     rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
@@ -66,9 +67,9 @@ def _draw(axes: Any, index: Array, values: Array) -> None:
 
     Those that did not complete lie on top of the others and of the mean, and are never faint.
     """
-    ids, statuses = index["episode_id"], index["status"].astype(str)
+    ids, status_of = index["episode_id"], statuses(index)
     for status, (colour, marker) in _MARKS.items():
-        mine = statuses == status
+        mine = status_of == status
         if not mine.any():
             continue
         is_faint = status == "completed" and len(index) > _FEW
@@ -79,7 +80,7 @@ def _draw(axes: Any, index: Array, values: Array) -> None:
             markeredgewidth=0 if status == "completed" else 0.4, markeredgecolor="white",
             zorder=2 if status == "completed" else 4, clip_on=False,
         )  # fmt: skip
-    completed = np.flatnonzero((statuses == "completed") & np.isfinite(values))
+    completed = np.flatnonzero((status_of == "completed") & np.isfinite(values))
     width = max(5, len(completed) // 50)
     if len(completed) >= 4 * width:
         mean = np.convolve(values[completed], np.full(width, 1 / width), mode="valid")

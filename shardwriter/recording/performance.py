@@ -270,7 +270,14 @@ def _choices(sealed: list[Sealed]) -> dict[str, list[str]]:
 
 
 def performance_text(stats: Mapping[str, Any]) -> str:
-    """Write what ``stats`` returned as lines for people."""
+    """Write what ``stats`` returned, and a file holds, as lines for people."""
+    try:
+        return printable_lines(_lines(stats))
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return "  performance that was saved by something else"
+
+
+def _lines(stats: Mapping[str, Any]) -> list[str]:
     overall, pressure, writer = stats["overall"], stats["back_pressure"], stats["writer"]
     rate = f"{overall['rows_per_s']:,.0f} rows/s, {overall['mb_per_s']:.1f} MB/s"
     high_water = f"{pressure['slots_high_water']:.0%} of the slots"
@@ -291,4 +298,4 @@ def performance_text(stats: Mapping[str, Any]) -> str:
     lines += [f"  {column:<35} {ratio:6.2f}x" for column, ratio in stats["compression"].items()]
     for column, choices in stats["codec_choices"].items():
         lines += [f"  {column:<35} chosen: {choice}" for choice in choices]
-    return printable_lines(lines)
+    return lines

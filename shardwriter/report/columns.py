@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from shardwriter.notebook import statuses
 from shardwriter.plot.firing_rate import FiringRate
 
 __all__ = ["episode_columns"]
@@ -41,7 +42,7 @@ def episode_columns(
     """
     columns = [
         _column("id", "episode", "number", index["episode_id"].tolist()),
-        _column("status", "status", "text", index["status"].astype(str).tolist()),
+        _column("status", "status", "text", statuses(index).tolist()),
         _column("steps", "steps", "number", index["steps"].tolist()),
     ]
     if (index["rows_rewards"] > 0).any():

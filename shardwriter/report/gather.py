@@ -22,7 +22,7 @@ from shardwriter.info import (
     size_text,
 )
 from shardwriter.loader import ExperimentLoader
-from shardwriter.notebook import status_text
+from shardwriter.notebook import name_of, status_text, statuses
 from shardwriter.plot.firing_rate import firing_rate
 from shardwriter.progress import progress_bar
 from shardwriter.reading.recorded_episode import RecordedEpisode
@@ -59,7 +59,7 @@ def gathered(
         metadata = loader.get_metadata()
         units = loader.get_units()
         return {
-            "title": str(metadata["experiment_name"]),
+            "title": name_of(metadata),
             "made": datetime.now(UTC).isoformat(timespec="seconds"),
             "version": __version__,
             "dt": units.dt,
@@ -75,7 +75,7 @@ def gathered(
             },
             "drawn": [drawn for each in handles if (drawn := _drawn(each, unread))],
             "health": {
-                "statuses": status_text(index["status"].astype(str)),
+                "statuses": status_text(statuses(index)),
                 "unread": unread[:_MOST_PROBLEMS],
                 "unfinished": _ids(unfinished_episodes(loader.path.parent)),
                 "missing": None if expected is None else _ids(_not_completed(index, expected)),
@@ -141,7 +141,7 @@ def _facts(loader: ExperimentLoader, index: Array, fields: Mapping[str, Any]) ->
     size = int(index["size"].sum())
     rows = [
         ["recorded", recorded_text(index["start_time"].tolist(), index["end_time"].tolist())],
-        ["episodes", f"{len(index):,} ({status_text(index['status'].astype(str))})"],
+        ["episodes", f"{len(index):,} ({status_text(statuses(index))})"],
         ["ids", ranges(index["episode_id"].tolist())],
         ["steps", f"{int(index['steps'].sum()):,}"],
         ["spikes", f"{int(index['spikes'].sum()):,}"],
