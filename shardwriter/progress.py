@@ -44,8 +44,8 @@ def _is_notebook() -> bool:
 
 
 def progress_bar(desc: str, unit: str, total: int | None = None, *, shown: bool) -> Bar:
-    """Return a bar that counts up to `total`; one that is not shown does nothing."""
-    if not shown:
+    """Return a bar that counts up to `total`; one that is not shown, or of 0, does nothing."""
+    if not shown or total == 0:
         return _Hidden()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a notebook lacks ipywidgets: the bar is of text then
