@@ -5,6 +5,7 @@ Each class keeps its fields in ``args``, so that it survives pickling, and write
 """
 
 import errno
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -319,7 +320,7 @@ class ShardOutside(ShardWriterError):
         self,
         path: Path,
         root: Path,
-        advice: str = "if you trust the master, give a directory that holds both as root=",
+        advice: str = "if you trust the master, give a directory that holds both as root= (--root)",
     ) -> None:
         super().__init__(path, root, advice)
 
@@ -431,7 +432,7 @@ class WriterFailed(ShardWriterError):
         directory = next((p.parent for p in where.parents if p.name == "shards"), where.parent)
         return (
             f"episode {episode}: its shard {where} could not be written: {cause}; nothing logged "
-            f"so far is lost: mend the cause, then run `shardwriter recover {directory}`"
+            f"so far is lost: mend the cause, then run {command('recover', directory)}"
         )
 
 
@@ -492,6 +493,11 @@ def not_opened(path: Path, place: str, error: Exception) -> ShardWriterError:
     if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
         return TooManyOpenFiles(path)
     return ShardDamaged(path, place, f"cannot be opened: {error}")
+
+
+def command(*words: object) -> str:
+    """Write, between backquotes, a command of the command line as a shell takes it."""
+    return f"`shardwriter {shlex.join(map(str, words))}`"
 
 
 def counted(count: int, noun: str) -> str:

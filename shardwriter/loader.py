@@ -23,6 +23,7 @@ from shardwriter.errors import (
     ShardDamaged,
     ShardWriterError,
     TooManyOpenFiles,
+    command,
 )
 from shardwriter.files.experiment_groups import ExperimentGroups, OwnFiles, OwnGroups
 from shardwriter.files.layout import (
@@ -247,9 +248,10 @@ class ExperimentLoader:
         """Say how an episode that the master does not have gets into it."""
         directory = self._master_path.parent
         if episode in unfinished_episodes(directory):
-            return f"it is unfinished: wait for its end, or run `shardwriter recover {directory}`"
+            mend = command("recover", directory)
+            return f"it is unfinished: wait for its end, or run {mend}"
         if episode in listed_episodes(directory):
-            return f"its shard is there: run `shardwriter merge {directory}`"
+            return f"its shard is there: run {command('merge', directory)}"
         return ""
 
     def get_metadata(self) -> dict[str, Any]:

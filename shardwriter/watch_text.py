@@ -2,7 +2,7 @@
 
 import shlex
 
-from shardwriter.errors import episodes_text
+from shardwriter.errors import command, episodes_text
 from shardwriter.info import size_text
 from shardwriter.printable import printable_lines
 from shardwriter.watch import RunningEpisode, Snapshot
@@ -57,17 +57,16 @@ def _death_lines(s: Snapshot) -> list[str]:
     """Say what died, and what to do about it."""
     episodes = [e.episode for e in s.running if e.state == "dead"]
     processes = [f"{run.pid} of {run.host}" for run in s.runs if run.state == "dead"]
-    where = shlex.quote(str(s.directory))
     lines = []
     if len(processes) > _DEAD_SHOWN:
         processes[_DEAD_SHOWN:] = [f"{len(processes) - _DEAD_SHOWN:,} more"]
     if processes:
         lines.append(f"  died      process {', '.join(processes)}, which ran episodes")
     if episodes:
-        recover = f"`shardwriter recover {where}` keeps every row they logged"
+        recover = f"{command('recover', s.directory)} keeps every row they logged"
         lines.append(f"  died      the processes of {episodes_text(episodes)}; {recover}")
     if processes and s.left != 0:
-        resume = f"`shardwriter run … --resume {where}`"
+        resume = f"`shardwriter run … --resume {shlex.quote(str(s.directory))}`"
         lines.append(f"  go on     with {resume}, or DataExporter.resume")
     return lines
 

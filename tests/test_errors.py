@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from shardwriter import errors
-from shardwriter.errors import EpisodesFailed, ShardWriterError, ranges
+from shardwriter.errors import EpisodesFailed, ShardWriterError, WriterFailed, command, ranges
 
 SAMPLES: dict[object, Any] = {
     int: 12,
@@ -83,6 +83,12 @@ def test_failed_episodes_are_listed_up_to_ten() -> None:
     assert lines[-1] == "  … and 2 more"
     assert len(lines) == 12
     assert error.failures == failures
+
+
+def test_a_command_in_a_text_is_one_that_a_shell_takes() -> None:
+    assert command("merge", Path("/a b/c")) == "`shardwriter merge '/a b/c'`"
+    failed = WriterFailed(3, Path("/my data/maze/shards/episode_0003.h5"), "no space")
+    assert str(failed).endswith("run `shardwriter recover '/my data/maze'`")
 
 
 @pytest.mark.parametrize(

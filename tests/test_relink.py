@@ -12,6 +12,8 @@ from merge import (
 from shardwriter import DataExporter, ExperimentLoader
 from shardwriter.cli import main
 from shardwriter.errors import (
+    EpisodeNotFound,
+    ShardMissing,
     ShardOutside,
     ShardsNotFound,
 )
@@ -53,6 +55,20 @@ def test_relinking_tells_what_is_new_and_nothing_else(
         assert main(command) == 0
         found = json.loads(capsys.readouterr().out)
         assert (found["added"], found["changed"], found["removed"]) == (added, [], [])
+
+
+def test_a_lost_shard_names_the_whole_command(experiment: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "two words"
+    experiment.rename(folder)
+    (folder / "shards" / "episode_0001.h5").unlink()
+    command = f"`shardwriter relink '{folder / MASTER}' --shards DIR`"
+    with ExperimentLoader(folder) as loader, pytest.raises(ShardMissing) as caught:
+        loader.get_episode(1).get_behavior()
+    assert str(caught.value).endswith(command)
+    (folder / "shards" / "episode_0002.h5").rename(folder / "shards" / "episode_0009.h5")
+    merge = f"`shardwriter merge '{folder}'`"
+    with ExperimentLoader(folder) as loader, pytest.raises(EpisodeNotFound, match=merge):
+        loader.get_episode(9)
 
 
 def test_a_master_is_not_relinked_to_other_shards(experiment: Path, tmp_path: Path) -> None:

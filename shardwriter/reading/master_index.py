@@ -9,7 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from shardwriter.errors import ExperimentNotFound, FormatError, ShardDamaged
+from shardwriter.errors import ExperimentNotFound, FormatError, ShardDamaged, command
 from shardwriter.files.column_reader import read_whole
 from shardwriter.files.episode_index import lacking_fields
 from shardwriter.files.layout import INDEX, MASTER, check_experiment, unfinished_text
@@ -78,7 +78,7 @@ def master_of(path: Path) -> Path:
         check_experiment(path)
         unfinished = unfinished_text(path)
         then = f"{unfinished}, and then" if unfinished else "run"
-        advice = f"{then} `shardwriter merge {path}`"
+        advice = f"{then} {command('merge', path)}"
         raise ExperimentNotFound(path, f"a master {MASTER} in it", advice)
     if not path.is_file():
         raise ExperimentNotFound(path, "an experiment's directory or master", "check the path")

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 from h5py import h5f, h5g
 
-from shardwriter.errors import MasterStale, ShardMissing, ShardOutside, not_opened
+from shardwriter.errors import MasterStale, ShardMissing, ShardOutside, command, not_opened
 from shardwriter.files.layout import episode_group
 from shardwriter.files.links import check_path
 from shardwriter.files.published import open_published
@@ -206,7 +206,8 @@ class ShardFiles:
     def _checked(self, row: int) -> _OpenShard:
         """Open a shard, once it is known to be the one that the master was built from."""
         path = self.path(row)
-        advice = f"put it back, or run `shardwriter merge` or `shardwriter relink {self._master}`"
+        relink = command("relink", self._master, "--shards", "DIR")
+        advice = f"put it back, merge again, or say where it is: {relink}"
         try:
             size = path.stat().st_size
         except (OSError, ValueError) as error:  # ValueError: a name with NUL in it
