@@ -1,5 +1,7 @@
 """What a merge did, as text for people."""
 
+import shlex
+
 from merge.differences import difference_lines
 from merge.options import MergeReport
 from shardwriter.errors import counted, ranges
@@ -28,5 +30,6 @@ def report_text(report: MergeReport, *, is_dry: bool = False) -> str:
         lines.append("Fields that are not alike in all episodes:")
         lines += difference_lines(report.differences)
     if report.leaves_folder:
-        lines.append(f"Readers need root={report.root}, as shards lie outside the master's folder.")
+        root = f"root={report.root}, or --root {shlex.quote(str(report.root))}"
+        lines.append(f"Readers need {root}, as shards lie outside the master's folder.")
     return printable_lines(lines)

@@ -29,13 +29,15 @@ __all__ = [
 _YEAR_10000 = 253_402_300_800  # seconds: what neither a clock nor a NaN says, nor Python can write
 
 
-def experiment_info(path: Path) -> dict[str, Any]:
+def experiment_info(path: Path, *, root: Path | None = None) -> dict[str, Any]:
     """Return what is in an experiment, as JSON values.
 
     Parameters
     ----------
     path
         The experiment's directory or master.
+    root
+        The directory that no shard may lie outside of; by default the master's own.
 
     Returns
     -------
@@ -45,7 +47,7 @@ def experiment_info(path: Path) -> dict[str, Any]:
         what an adaptive choice was made from. ``performance``: what ``get_performance_stats``
         returned at the end, ``{}`` for a recording without ``enable_profiling``.
     """
-    with ExperimentLoader(path) as loader:
+    with ExperimentLoader(path, root=root) as loader:
         fields: dict[str, dict[str, Any]] = {}
         for _, found in loader.describe():
             if isinstance(found, ShardWriterError):

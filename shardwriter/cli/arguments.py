@@ -18,6 +18,7 @@ __all__ = [
     "add_directory",
     "add_expected",
     "add_json",
+    "add_root",
     "at_least",
     "episode_ids",
     "expected_ids",
@@ -82,6 +83,16 @@ def add_expected(parser: Parser, *, required: bool = False) -> None:
         required=required,
         metavar="IDS",
         help="episodes that there have to be, such as 100 (for 0 to 99), 0:100 or 0:8,12",
+    )
+
+
+def add_root(parser: Parser) -> None:
+    """Add ``--root``."""
+    parser.add_argument(
+        "--root",
+        type=Path,
+        metavar="DIR",
+        help="shards may lie anywhere below this (default: the master's directory)",
     )
 
 

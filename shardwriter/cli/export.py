@@ -10,6 +10,7 @@ from shardwriter.cli.arguments import (
     Subparsers,
     add_command,
     add_json,
+    add_root,
     episode_ids,
     positive,
     print_json,
@@ -88,6 +89,7 @@ def _add_common(parser: Parser) -> None:
     parser.add_argument(
         "--episodes", type=episode_ids, metavar="IDS", help="such as 0:8,12 (default: all)"
     )
+    add_root(parser)
     add_json(parser)
 
 
@@ -137,6 +139,7 @@ def _minari(options: argparse.Namespace) -> int:
         options.directory,
         options.name,
         episodes=options.episodes,
+        root=options.root,
         observations=options.observations,
         actions=options.actions,
         metadata={name: value for name, value in entries.items() if value},
@@ -172,6 +175,7 @@ def _nwb(options: argparse.Namespace) -> int:
         options.output,
         dt=options.dt,
         episodes=options.episodes,
+        root=options.root,
         n_neurons=options.neurons,
         progress=shows_progress(options),
     )
@@ -203,6 +207,7 @@ def _sonata(options: argparse.Namespace) -> int:
         options.output,
         dt=options.dt,
         episodes=options.episodes,
+        root=options.root,
         population=options.population,
         progress=shows_progress(options),
     )

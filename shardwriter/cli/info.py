@@ -8,6 +8,7 @@ from shardwriter.cli.arguments import (
     Subparsers,
     add_command,
     add_json,
+    add_root,
     print_json,
     say,
 )
@@ -30,6 +31,7 @@ shardwriter info experiments/maze_20250601_120000 --json | jq .episodes
     )
     info.add_argument("directory", type=Path, metavar="DIR", help="experiment or master file")
     info.add_argument("--performance", action="store_true", help="also say what recording cost")
+    add_root(info)
     add_json(info)
     info.set_defaults(action=_info)
 
@@ -37,7 +39,7 @@ shardwriter info experiments/maze_20250601_120000 --json | jq .episodes
 def _info(options: argparse.Namespace) -> int:
     from shardwriter.info import experiment_info, info_text, performance_report
 
-    info = experiment_info(options.directory)
+    info = experiment_info(options.directory, root=options.root)
     if options.json:
         print_json(info)
         return 0

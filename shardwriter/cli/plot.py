@@ -8,6 +8,7 @@ from shardwriter.cli.arguments import (
     Subparsers,
     add_command,
     add_json,
+    add_root,
     print_json,
     say,
 )
@@ -49,6 +50,7 @@ def add_to(commands: Subparsers, common: Parser) -> None:
         metavar="FILE",
         help=".png, .pdf or .svg; default: episodes.png or episode_<ID>.png in DIR",
     )
+    add_root(plot)
     add_json(plot)
     plot.set_defaults(action=_plot)
 
@@ -62,7 +64,7 @@ def _plot(options: argparse.Namespace) -> int:
         options.parser.error(
             "--start, --stop and --fields are of one episode; name it: --episode ID"
         )
-    with ExperimentLoader(options.directory) as loader:
+    with ExperimentLoader(options.directory, root=options.root) as loader:
         name = "episodes" if options.episode is None else f"episode_{options.episode:04d}"
         output = options.output or loader.path.parent / f"{name}.png"
         if options.episode is None:

@@ -11,11 +11,13 @@ from shardwriter.cli.arguments import (
     add_command,
     add_expected,
     add_json,
+    add_root,
     episode_ids,
     print_json,
     say,
     shows_progress,
 )
+from shardwriter.errors import command
 
 __all__ = ["add_to"]
 
@@ -47,6 +49,7 @@ def add_to(commands: Subparsers, common: Parser) -> None:
     )
     add_expected(report)
     report.add_argument("--no-verify", action="store_true", help="do not verify, which takes time")
+    add_root(report)
     add_json(report)
     report.set_defaults(action=_report)
 
@@ -59,6 +62,7 @@ def _report(options: argparse.Namespace) -> int:
         options.output,
         episodes=options.episodes,
         expected=options.expected,
+        root=options.root,
         verify=not options.no_verify,
         progress=shows_progress(options),
     )
@@ -67,6 +71,7 @@ def _report(options: argparse.Namespace) -> int:
     else:
         say(report.path)
     if report.problems:
-        command = f"shardwriter verify {options.directory}"
-        say(f"problems: {report.problems}; the page and `{command}` name them", sys.stderr)
+        root = ("--root", options.root) if options.root else ()
+        mend = command("verify", options.directory, *root)
+        say(f"problems: {report.problems}; the page and {mend} name them", sys.stderr)
     return 0

@@ -9,6 +9,7 @@ from shardwriter.cli.arguments import (
     add_command,
     add_expected,
     add_json,
+    add_root,
     print_json,
     say,
     shows_progress,
@@ -35,12 +36,7 @@ shardwriter verify experiments/maze_20250601_120000 --deep --expected 0:100
     verify.add_argument("path", type=Path, metavar="FILE|DIR", help="what to check")
     verify.add_argument("--deep", action="store_true", help="decode and compare every chunk")
     add_expected(verify)
-    verify.add_argument(
-        "--root",
-        type=Path,
-        metavar="DIR",
-        help="shards may lie anywhere below this (default: the master's directory)",
-    )
+    add_root(verify)
     add_json(verify)
     verify.set_defaults(action=_verify)
 

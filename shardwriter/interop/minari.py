@@ -68,6 +68,7 @@ def export_minari(
     observations: Sequence[str] | None = None,
     actions: Sequence[str] | None = None,
     metadata: Mapping[str, Any] | None = None,
+    root: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> MinariExport:
     """Write an experiment as a Minari dataset, for ``minari.load_dataset(name)``.
@@ -93,6 +94,8 @@ def export_minari(
     metadata
         Further entries of the dataset, such as ``author`` (a set), ``author_email`` (a set),
         ``algorithm_name``, ``code_permalink``, ``description``, ``requirements``.
+    root
+        The directory that no shard may lie outside of; by default the master's own.
     progress
         Show a progress bar.
 
@@ -103,13 +106,13 @@ def export_minari(
         there already.
     FieldsDiffer
         A field is not of one dtype and shape in all the episodes.
-    ExperimentNotFound, EpisodeNotFound, ShardMissing, MasterStale, ShardDamaged
+    ExperimentNotFound, EpisodeNotFound, ShardMissing, MasterStale, ShardDamaged, ShardOutside
         The experiment, or an episode's shard, cannot be read.
     MissingDependency
         Minari is not installed; raised when this module is imported.
     """
     target = _new_dataset(name)
-    with ExperimentLoader(directory) as loader:
+    with ExperimentLoader(directory, root=root) as loader:
         ids = loader.list_episodes() if episodes is None else sorted(set(episodes))
         chosen = {"observation": observations, "action": actions}
         plan = Plan.of(loader, ids, chosen)

@@ -75,6 +75,7 @@ def export_nwb(
     episodes: Sequence[int] | None = None,
     n_neurons: int | None = None,
     subject: Subject | None = None,
+    root: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> NwbReport:
     """Write an experiment as an NWB file.
@@ -100,6 +101,8 @@ def export_nwb(
         Give the neurons 0 to `n_neurons` a unit each, silent ones too; by default those that fired.
     subject
         Who was recorded; by default a simulation, of sex U and age 0 days.
+    root
+        The directory that no shard may lie outside of; by default the master's own.
     progress
         Show a progress bar.
 
@@ -109,12 +112,12 @@ def export_nwb(
         Nobody said what a timestep is in seconds; `file` exists; there is no episode.
     FieldsDiffer
         A field is not of one dtype and shape in all the episodes.
-    ExperimentNotFound, EpisodeNotFound, ShardMissing, MasterStale, ShardDamaged
+    ExperimentNotFound, EpisodeNotFound, ShardMissing, MasterStale, ShardDamaged, ShardOutside
         The experiment, or an episode's shard, cannot be read.
     MissingDependency
         PyNWB is not installed; raised when this module is imported.
     """
-    with new_path(file) as hidden, ExperimentLoader(directory) as loader:
+    with new_path(file) as hidden, ExperimentLoader(directory, root=root) as loader:
         timeline = Timeline(loader, dt, episodes)
         spikes = SpikeOrder.of(timeline, n_neurons)
         with tqdm(desc="export", unit="B", unit_scale=True, disable=not progress) as bar:

@@ -47,6 +47,7 @@ def export_sonata(
     dt: float | None = None,
     episodes: Sequence[int] | None = None,
     population: str = "neurons",
+    root: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> SonataReport:
     """Write episodes as SONATA spikes and reports.
@@ -68,6 +69,8 @@ def export_sonata(
         Ids; by default all.
     population
         The name of the population of nodes.
+    root
+        The directory that no shard may lie outside of; by default the master's own.
     progress
         Show a progress bar.
 
@@ -75,14 +78,14 @@ def export_sonata(
     ------
     ConfigError
         Nobody said what a timestep is in seconds; `output` exists; `population` is no name.
-    ExperimentNotFound, EpisodeNotFound, ShardMissing, MasterStale, ShardDamaged
+    ExperimentNotFound, EpisodeNotFound, ShardMissing, MasterStale, ShardDamaged, ShardOutside
         The experiment, or an episode's shard, cannot be read.
     """
     if not population or "/" in population or "\0" in population or population == ".":
         raise ConfigError("population", "a name without slashes", population)
     left_out: dict[int, tuple[str, ...]] = {}
     spikes = reports = 0
-    with new_path(output) as hidden, ExperimentLoader(directory) as loader:
+    with new_path(output) as hidden, ExperimentLoader(directory, root=root) as loader:
         units = loader.get_units()
         step = seconds_per_timestep(units, dt)
         ids = loader.list_episodes() if episodes is None else sorted(set(episodes))

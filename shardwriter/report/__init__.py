@@ -47,6 +47,7 @@ def write_report(
     *,
     episodes: Sequence[int] | None = None,
     expected: Sequence[int] | None = None,
+    root: Path | None = None,
     verify: bool = True,
     progress: bool = False,
 ) -> Report:
@@ -67,6 +68,8 @@ def write_report(
         the highest and the lowest return.
     expected
         Ids that have to be there; the report names those that are not completed.
+    root
+        The directory that no shard may lie outside of; by default the master's own.
     verify
         Verify the experiment, and say what was found.
     progress
@@ -80,7 +83,12 @@ def write_report(
         There is no such episode to draw; nothing was written.
     """
     data = gathered(
-        directory, episodes=episodes, expected=expected, verifies=verify, progress=progress
+        directory,
+        episodes=episodes,
+        expected=expected,
+        root=root,
+        verifies=verify,
+        progress=progress,
     )
     if output is None:
         output = (directory if directory.is_dir() else directory.parent) / "report.html"

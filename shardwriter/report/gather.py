@@ -46,11 +46,12 @@ def gathered(
     *,
     episodes: Sequence[int] | None,
     expected: Sequence[int] | None,
+    root: Path | None,
     verifies: bool,
     progress: bool,
 ) -> dict[str, Any]:
     """Return all that a report says; the parameters are those of ``write_report``."""
-    with ExperimentLoader(directory) as loader:
+    with ExperimentLoader(directory, root=root) as loader:
         index = loader.episode_index
         ids = _drawn_ids(index) if episodes is None else list(dict.fromkeys(episodes))
         handles = [loader.get_episode(episode) for episode in ids]
@@ -79,7 +80,7 @@ def gathered(
                 "unread": unread[:_MOST_PROBLEMS],
                 "unfinished": _ids(unfinished_episodes(loader.path.parent)),
                 "missing": None if expected is None else _ids(_not_completed(index, expected)),
-                "verified": _verified(directory, progress) if verifies else None,
+                "verified": _verified(directory, root, progress) if verifies else None,
                 "performance": _performance(loader.get_performance()),
             },
         }
@@ -199,8 +200,8 @@ def _performance(stats: Mapping[str, Any]) -> str:
     return performance_text(stats) if stats else ""
 
 
-def _verified(directory: Path, progress: bool) -> dict[str, Any]:
-    found = verify(directory, progress=progress).to_json()
+def _verified(directory: Path, root: Path | None, progress: bool) -> dict[str, Any]:
+    found = verify(directory, root=root, progress=progress).to_json()
     count = len(found["problems"])
     found["problems"] = found["problems"][:_MOST_PROBLEMS]
     return {**found, "count": count}
