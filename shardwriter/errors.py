@@ -31,6 +31,7 @@ __all__ = [
     "MasterStale",
     "MissingDependency",
     "NoSpace",
+    "NotPermitted",
     "NotWritten",
     "ShardDamaged",
     "ShardMissing",
@@ -376,6 +377,20 @@ class NoSpace(ShardWriterError):
         return f"{where}: expected room for a buffer of {needed / 1e6:.3g} MB, {reason}; {advice}"
 
 
+class NotPermitted(ShardWriterError):
+    """A file may not be opened by this user; nothing was read, and it may be sound."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+
+    def __str__(self) -> str:
+        (path,) = self.args
+        return (
+            f"{path}: expected to be permitted to open it, got: permission denied; ask its owner, "
+            "or change its mode"
+        )
+
+
 class NotWritten(ShardWriterError):
     """A file could not be written; what was there before is as it was."""
 
@@ -490,8 +505,11 @@ class MissingDependency(ShardWriterError):
 
 def not_opened(path: Path, place: str, error: Exception) -> ShardWriterError:
     """Return the error that says why a file cannot be opened."""
-    if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+    number = getattr(error, "errno", None)
+    if number in (errno.EMFILE, errno.ENFILE):
         return TooManyOpenFiles(path)
+    if number in (errno.EACCES, errno.EPERM):
+        return NotPermitted(path)
     return ShardDamaged(path, place, f"cannot be opened: {error}")
 
 

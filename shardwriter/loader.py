@@ -20,6 +20,7 @@ from shardwriter.errors import (
     EpisodeNotFound,
     EpisodeUnfinished,
     ExperimentNotFound,
+    NotPermitted,
     ShardDamaged,
     ShardWriterError,
     TooManyOpenFiles,
@@ -70,7 +71,7 @@ class ExperimentLoader:
     missing
         What ``for episode in loader``, and reading across episodes, do with an episode whose
         shard is gone or has changed: ``"raise"``, or ``"skip"`` it with a `ShardWarning`.
-        Reading such an episode itself always raises.
+        Reading such an episode itself always raises, as does any that may not be opened.
     root
         The directory that no shard may lie outside of; by default the master's own.
     live
@@ -186,7 +187,7 @@ class ExperimentLoader:
             return True
         try:
             self._shards.check(self._rows[episode])
-        except TooManyOpenFiles:
+        except (NotPermitted, TooManyOpenFiles):
             raise
         except ShardWriterError as error:
             warnings.warn(f"skipped: {error}", ShardWarning, stacklevel=3)

@@ -71,6 +71,11 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": paths, "PATH": binaries, **more}
 
 
+def without_privilege() -> list[str]:
+    """Return what makes a command subject to permissions where the tests run as root."""
+    return ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+
+
 def started(*arguments: object, **more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "shardwriter", "run", *map(str, arguments)],

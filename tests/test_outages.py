@@ -6,7 +6,6 @@ a library, loaded before all others, in whose system calls the fault is.
 """
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from merging import record
+from running import without_privilege
 
 RECORD = """
     import json, os, resource, sys, time
@@ -169,11 +169,6 @@ def may_mount() -> bool:
         return subprocess.run([*NAMESPACE, MOUNT, "/mnt", "true"], check=False).returncode == 0
     except FileNotFoundError:
         return False
-
-
-def without_privilege() -> list[str]:
-    """Return what makes a command subject to permissions where the tests run as root."""
-    return ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
 
 
 def broken_disk(folder: Path, calls: str, files: str, first: int) -> list[str]:

@@ -85,8 +85,9 @@ class ShardFiles:
 
         Raises
         ------
-        ShardMissing, MasterStale, ShardDamaged, ShardOutside
-            The shard is not there, not the one of the master, not readable, or elsewhere.
+        ShardMissing, MasterStale, ShardDamaged, ShardOutside, NotPermitted
+            The shard is not there, not the one of the master, not readable, elsewhere, or closed
+            to this user.
         """
         name = self._name(row)
         place = episode_group(self._shard_ids.item(row))
@@ -155,7 +156,7 @@ class ShardFiles:
 
         Raises
         ------
-        ShardMissing, MasterStale, ShardDamaged, ShardOutside
+        ShardMissing, MasterStale, ShardDamaged, ShardOutside, NotPermitted
             As ``group``.
         """
         name = self._name(row)
@@ -210,6 +211,8 @@ class ShardFiles:
         advice = f"put it back, merge again, or say where it is: {relink}"
         try:
             size = path.stat().st_size
+        except PermissionError as error:
+            raise not_opened(path, "structure", error) from error
         except (OSError, ValueError) as error:  # ValueError: a name with NUL in it
             raise ShardMissing(path, self._ids.item(row), advice) from error
         self._check_inside(path)
