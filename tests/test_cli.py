@@ -225,9 +225,29 @@ def test_packing_for_programs_says_where_and_how_much(
     assert json.loads(capsys.readouterr().out) == {
         "path": str(packed),
         "bytes": packed.stat().st_size,
+        "unfinished": {str(directory): []},
     }
     assert main(["unpack", str(packed), "-o", str(tmp_path / "again"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["path"] == str(tmp_path / "again")
+
+
+def test_packing_and_unpacking_name_unfinished_episodes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with DataExporter("maze", tmp_path, progress=False) as exporter:
+        exporter.start_episode(0).end()
+        exporter.start_episode(1)
+        exporter.merge()
+        directory = str(exporter.output_dir)
+        for command, done in (("pack", "packed"), ("unpack", "unpacked")):
+            output = str(tmp_path / done)
+            assert main([command, directory, "-o", output]) == 0
+            error = capsys.readouterr().err
+            assert f"not {done}, as unfinished: episode 1; " in error
+            assert main([command, directory, "-o", f"{output}_again", "--json"]) == 0
+            said = capsys.readouterr()
+            assert json.loads(said.out)["unfinished"] == {directory: [1]}
+            assert said.err == ""
 
 
 def commands_of(whole: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:

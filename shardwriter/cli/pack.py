@@ -15,6 +15,7 @@ from shardwriter.cli.arguments import (
     shows_progress,
     tell_unfinished,
 )
+from shardwriter.files.layout import unfinished_episodes
 
 __all__ = ["add_to"]
 
@@ -81,8 +82,7 @@ def _pack(options: argparse.Namespace) -> int:
         path = pack_shards(
             options.directory, options.output, few, deep=options.deep, progress=shows
         )
-    _print(path, options)
-    tell_unfinished(options.directory, "packed")
+    _print(path, options, options.directory, "packed")
     return 0
 
 
@@ -90,15 +90,19 @@ def _unpack(options: argparse.Namespace) -> int:
     from merge import unpack
 
     shows = shows_progress(options)
-    _print(unpack(options.path, options.output, deep=options.deep, progress=shows), options)
+    path = unpack(options.path, options.output, deep=options.deep, progress=shows)
+    _print(path, options, options.path, "unpacked")
     return 0
 
 
-def _print(path: Path, options: argparse.Namespace) -> None:
+def _print(path: Path, options: argparse.Namespace, source: Path, done: str) -> None:
+    """Say what was written, and which episodes of its source are not in it."""
     if options.json:
-        print_json({"path": str(path), "bytes": _bytes(path)})
+        left = {str(source): unfinished_episodes(source)}
+        print_json({"path": str(path), "bytes": _bytes(path), "unfinished": left})
     else:
         say(path)
+        tell_unfinished(source, done)
 
 
 def _bytes(path: Path) -> int:
