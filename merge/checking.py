@@ -15,7 +15,7 @@ import numpy as np
 from isal import isal_zlib
 
 from merge.describing import MEND
-from shardwriter.errors import ShardWriterError
+from shardwriter.errors import NotPermitted, ShardWriterError, TooManyOpenFiles
 from shardwriter.files.column_reader import read_rows, read_value, read_whole
 from shardwriter.files.layout import SPIKES, TABLES, TIMESTEPS
 from shardwriter.files.quick_description import describe_several
@@ -39,7 +39,14 @@ class Problem:
     mend: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.problem}; {self.mend}"
+        text = f"{self.where}: {self.problem}"
+        return f"{text}; {self.mend}" if self.mend else text
+
+    @classmethod
+    def of(cls, where: Path, error: BaseException, mend: str = MEND) -> "Problem":
+        """Return an error at a file as a problem; some say themselves what to do."""
+        says_itself = isinstance(error, (NotPermitted, TooManyOpenFiles))
+        return cls(str(where), _without(str(error), str(where)), "" if says_itself else mend)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +91,7 @@ def _checked(job: ShardJob, shards: list[ShardDescription] | ShardWriterError | 
         mend = f"move it below {job.root}, or give a --root that holds both"
         return ShardCheck((Problem(where, f"it lies outside {job.root}", mend),))
     if isinstance(shards, ShardWriterError):
-        return ShardCheck((Problem(where, _without(str(shards), where), MEND),))
+        return ShardCheck((Problem.of(job.path, shards),))
     found = decode(job.path, shards) if job.is_deep else ShardCheck(())
     mismatches = tuple(Problem(where, *found) for found in _mismatches(job, shards))
     return replace(
@@ -108,7 +115,7 @@ def decode(path: Path, shards: Sequence[ShardDescription]) -> ShardCheck:
                 problems += [Problem(where, text, MEND) for text in deep.problems()]
                 chunks, raw = chunks + deep.chunks, raw + deep.raw_bytes
     except (*UNREADABLE, ShardWriterError) as error:
-        problems.append(Problem(where, _without(str(error), where), MEND))
+        problems.append(Problem.of(path, error))
     return ShardCheck(tuple(problems), (), chunks, raw)
 
 

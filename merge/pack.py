@@ -33,6 +33,7 @@ from shardwriter.errors import (
     ExperimentNotFound,
     FormatError,
     ShardDamaged,
+    command,
 )
 from shardwriter.files.journal import sync_directory, sync_file
 from shardwriter.files.layout import (
@@ -218,7 +219,8 @@ def _check_gone(directory: Path) -> None:
     shards = {row["episode_id"]: _normal(directory / row["shard"]) for row in rows if row["shard"]}
     gone = {episode: path for episode, path in shards.items() if path not in own}
     if any(os.path.exists(path) for path in gone.values()):
-        mend = f"run `shardwriter merge {directory} --forget-missing`, and take each by itself"
+        merge = command("merge", directory, "--forget-missing")
+        mend = f"run {merge}, and take each by itself"
         advice = f"they are another experiment's: {mend}"
         raise EpisodesGone(gone, master, advice)
     if gone:

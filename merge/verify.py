@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from merge.checking import Problem, ShardCheck, ShardJob
-from merge.describing import MEND, in_children
+from merge.describing import in_children
 from merge.master_check import MasterPart
 from shardwriter.errors import (
     ExperimentNotFound,
     ShardDamaged,
     ShardWriterError,
+    command,
     counted,
     episodes_text,
 )
@@ -33,6 +34,7 @@ from shardwriter.files.links import entries, open_dataset
 from shardwriter.files.shard_description import check_format
 from shardwriter.files.untrusted import check_own, check_tree, read_attributes_of
 from shardwriter.files.vetting import vetted
+from shardwriter.printable import printable_lines
 from shardwriter.progress import progress_bar
 
 __all__ = ["VerifyReport", "verify"]
@@ -82,7 +84,7 @@ class VerifyReport:
         if self.is_sound:
             return f"{head}: sound"
         lines = [f"{head}: {counted(len(self.problems), 'problem')}"]
-        return "\n".join([*lines, *(f"  {problem}" for problem in self.problems)])
+        return printable_lines([*lines, *(f"  {problem}" for problem in self.problems)])
 
 
 def verify(
@@ -171,7 +173,7 @@ class _Verification:
     def _index(self, path: Path) -> list[dict[str, Any]]:
         """Read the master's index in a child process."""
         if not self._master.exists():
-            mend = f"run `shardwriter merge {path}`"
+            mend = f"run {command('merge', path)}"
             self._problems.append(Problem(str(self._master), "there is no master", mend))
             return []
         (result,) = in_children("merge.verify:read_index", [self._master], 1, _ignore)
@@ -179,8 +181,7 @@ class _Verification:
             mend = "merge again, with --rebuild"
             if not path.is_dir():
                 mend = f"check the path, or {mend}"
-            problem = str(result).removeprefix(f"{self._master}: ")
-            self._problems.append(Problem(str(self._master), problem, mend))
+            self._problems.append(Problem.of(self._master, result, mend))
             return []
         if result is None and path.is_dir():
             mend = "merge again, with --rebuild"
@@ -192,12 +193,12 @@ class _Verification:
         others = [path for path in episode_shards(directory) if path not in listed]
         if others and has_master:
             names = ", ".join(path.name for path in others[:5]) + (", …" if len(others) > 5 else "")
-            mend = f"run `shardwriter merge {directory}`"
+            mend = f"run {command('merge', directory)}"
             text = f"{counted(len(others), 'shard')} not in it: {names}"
             self._problems.append(Problem(str(self._master), text, mend))
         unfinished = unfinished_episodes(directory)
         if unfinished:
-            mend = f"wait for its end, or run `shardwriter recover {directory}`"
+            mend = f"wait for its end, or run {command('recover', directory)}"
             text = f"unfinished: {episodes_text(unfinished)}"
             self._problems.append(Problem(str(directory), text, mend))
         return [ShardJob(path, self._root, (), self._deep) for path in others]
@@ -217,7 +218,7 @@ class _Verification:
                     self._chunks += result.chunks
                     self._raw_bytes += result.raw_bytes
                 else:
-                    self._problems.append(Problem(str(job.path), str(result), MEND))
+                    self._problems.append(Problem.of(job.path, result))
 
     def _check_master(self, index: Sequence[dict[str, Any]]) -> None:
         rows = [row for row in index if row["shard"]]

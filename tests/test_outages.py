@@ -6,6 +6,7 @@ a library, loaded before all others, in whose system calls the fault is.
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys

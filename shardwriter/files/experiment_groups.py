@@ -11,7 +11,13 @@ from typing import Any, Protocol
 
 import h5py
 
-from shardwriter.errors import ConfigError, ExperimentNotFound, ShardDamaged, ShardOutside
+from shardwriter.errors import (
+    ConfigError,
+    ExperimentNotFound,
+    ShardDamaged,
+    ShardOutside,
+    command,
+)
 from shardwriter.files.column_reader import read_value
 from shardwriter.files.groups import read_attributes, read_tree
 from shardwriter.files.layout import ATTRIBUTES, CHECKPOINTS, EXPERIMENT
@@ -110,7 +116,7 @@ class OwnGroups:
         path = self._path.parent / sources[0].file_name.replace("%%", "%")
         place = sources[0].dset_name.replace("%%", "%").lstrip("/")
         if not path.is_file():
-            advice = f"put it back, or run `shardwriter merge {self._path.parent}`"
+            advice = f"put it back, or run {command('merge', self._path.parent)}"
             raise ExperimentNotFound(path, f"the data of {dataset.name}", advice)
         if not is_inside(path, self._root):
             raise ShardOutside(path, self._root)

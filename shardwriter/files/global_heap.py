@@ -43,7 +43,7 @@ def check_heaps(path: Path, *, whole: bool = False) -> None:
     ------
     ShardDamaged
         There is such a heap, or the file cannot be read, or is no regular one.
-    TooManyOpenFiles
+    NotPermitted, TooManyOpenFiles
         It cannot be opened for that reason.
     """
     try:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from glob import escape
 from pathlib import Path
 
-from shardwriter.errors import ExperimentNotFound, episodes_text, not_opened
+from shardwriter.errors import ExperimentNotFound, command, episodes_text, not_opened
 
 __all__ = [
     "ATTEMPTS",
@@ -272,7 +272,7 @@ def unfinished_text(directory: Path) -> str:
     if not unfinished:
         return ""
     whose = "its" if len(unfinished) == 1 else "their"
-    mend = f"wait for {whose} end, or run `shardwriter recover {directory}`"
+    mend = f"wait for {whose} end, or run {command('recover', directory)}"
     return f"unfinished: {episodes_text(unfinished)}; {mend}"
 
 

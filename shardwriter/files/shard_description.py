@@ -175,7 +175,7 @@ def check_format(path: Path, attributes: Mapping[str, Any]) -> None:
     """Refuse a file of another format, or of a version that this release cannot read."""
     version = str(attributes.get("format_version", "none"))
     if attributes.get("format") != FORMAT or not readable_version(version):
-        got = f"{attributes.get('format', 'none')} {version}"
+        got = f"{attributes['format']} {version}" if "format" in attributes else "none"
         expected = f"format {FORMAT} {FORMAT_VERSION.split('.')[0]}.x"
         raise FormatError(path, f"{expected}, which this release reads", got)
 

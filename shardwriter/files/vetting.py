@@ -131,7 +131,7 @@ class Vetter:
         ------
         ShardDamaged
             It crashes HDF5, or keeps it busy for ever.
-        TooManyOpenFiles
+        NotPermitted, TooManyOpenFiles
             The file cannot be opened for that reason.
         """
         with self._lock:

@@ -34,7 +34,7 @@ def locked(path: Path, *, is_for_reading: bool = False) -> Iterator[None]:
     ------
     LockUnavailable
         The file system has no locks.
-    ShardDamaged, TooManyOpenFiles
+    ShardDamaged, NotPermitted, TooManyOpenFiles
         The file cannot be opened.
     """
     flags = os.O_CLOEXEC | os.O_NOFOLLOW
