@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from shardwriter.errors import BufferDamaged, ShardWriterError
+from shardwriter.errors import ShardWriterError
 from shardwriter.files.buffer import Buffer, TableSlots
 from shardwriter.files.layout import (
     EVENTS,
@@ -270,7 +270,7 @@ def _seen(path: Path) -> RunningEpisode | None:
         for _, slots in buffer.read_new():
             tables |= {each.table.name: each for each in slots}
         process = owner(path)
-    except (OSError, BufferDamaged):
+    except (*UNREADABLE, ShardWriterError):
         return None
     return RunningEpisode(
         episode=int(path.name.removeprefix("episode_").removesuffix(".buffer")),

@@ -33,13 +33,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, Literal
 
 import numpy as np
 from isal import isal_zlib
 
 from shardwriter.errors import BufferDamaged, BufferFailed, NoSpace
-from shardwriter.files.layout import is_scratch_name, leftovers_in
+from shardwriter.files.layout import buffer_target, is_scratch_name, leftovers_in
 from shardwriter.files.schema import Table
 from shardwriter.system.instants import reached
 
@@ -244,11 +245,18 @@ class Buffer:
         ------
         FileNotFoundError
             There is no such file.
+        ShardOutside
+            A link at its path names what is no buffer.
         BufferDamaged
             It is not a buffer, or its creator died before it held anything.
         """
-        fd = os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
-        if os.fstat(fd).st_size < _PAGE:
+        flags = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO would be waited for
+        try:
+            fd = os.open(buffer_target(path), flags | (os.O_RDONLY if read_only else os.O_RDWR))
+        except IsADirectoryError as error:
+            raise BufferDamaged(path, "it is a folder") from error
+        stat = os.fstat(fd)
+        if not S_ISREG(stat.st_mode) or stat.st_size < _PAGE:
             os.close(fd)
             raise BufferDamaged(path, "it is shorter than its header")
         buffer = cls(path, fd, read_only=read_only)
@@ -456,8 +464,13 @@ def remove_buffer(path: Path) -> None:
     """Remove a buffer file; where `path` is a link, first the file that it names.
 
     An episode's scratch folder goes with it.
+
+    Raises
+    ------
+    ShardOutside
+        The link names what is no buffer; nothing was removed.
     """
-    target = path.resolve()
+    target = buffer_target(path)
     target.unlink(missing_ok=True)
     if is_scratch_name(target.parent):
         with suppress(OSError):  # what it holds beyond an episode's files stays, and so does it

@@ -9,7 +9,13 @@ from collections.abc import Iterator
 from glob import escape
 from pathlib import Path
 
-from shardwriter.errors import ExperimentNotFound, command, episodes_text, not_opened
+from shardwriter.errors import (
+    ExperimentNotFound,
+    ShardOutside,
+    command,
+    episodes_text,
+    not_opened,
+)
 
 __all__ = [
     "ATTEMPTS",
@@ -39,6 +45,7 @@ __all__ = [
     "EpisodePaths",
     "buffer_label",
     "buffer_name",
+    "buffer_target",
     "check_experiment",
     "episode_group",
     "episode_shards",
@@ -297,6 +304,27 @@ def buffer_label(path: Path) -> str | None:
     return match[1] if match else None
 
 
+def buffer_target(path: Path) -> Path:
+    """Return the file that is a buffer: the one at a path, or the one that a link there names.
+
+    Raises
+    ------
+    ShardOutside
+        The link names what is no buffer, or another link.
+    """
+    if not path.is_symlink():
+        return path
+    target = path.parent / path.readlink()
+    is_known = _BUFFER_NAME.fullmatch(target.name) or (
+        target.name == path.name
+        and is_scratch_name(target.parent)
+        and not target.parent.is_symlink()
+    )
+    if not is_known or target.is_symlink():
+        raise ShardOutside(target, path.parent, f"remove the link {path}")
+    return target
+
+
 def temporary_path(path: Path, owner: str) -> Path:
     """Return the hidden path under which a process writes a file of the experiment's own."""
     return path.with_name(f".{path.name}~{owner}.tmp")
@@ -334,10 +362,10 @@ def leftovers_in(folder: Path) -> list[Path]:
 def _scratch_of(buffer: Path) -> Path | None:
     """Return the scratch folder that a buffer's link points into, None where it is no such link."""
     try:
-        folder = Path(os.readlink(buffer)).parent
+        folder = buffer.parent / Path(os.readlink(buffer)).parent
     except OSError:  # an ordinary file, or none
         return None
-    return folder if is_scratch_name(folder) else None
+    return folder if is_scratch_name(folder) and not folder.is_symlink() else None
 
 
 def _matching(
@@ -354,7 +382,13 @@ def _matching(
 
 
 def _listings(shards: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Yield the folder of shards, if there is one, and those below it, with the names in each."""
+    """Yield the folder of shards, if there is one, and those below it, with the names in each.
+
+    Raises
+    ------
+    ShardOutside
+        A folder below it is a link.
+    """
     try:
         names = os.listdir(shards)
     except (FileNotFoundError, NotADirectoryError):
@@ -362,6 +396,9 @@ def _listings(shards: Path) -> Iterator[tuple[Path, list[str]]]:
     yield shards, names
     for name in names:
         if len(name) == 2 and _FOLDER_NAME.fullmatch(name):
+            if os.path.islink(shards / name):
+                advice = "put the folder itself in the place of the link"
+                raise ShardOutside(shards / name, shards, advice)
             try:
                 inner = os.listdir(shards / name)
             except NotADirectoryError:
