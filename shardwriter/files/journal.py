@@ -4,29 +4,41 @@ HDF5 changes a file's structure in place, and a process killed in between leaves
 nobody can open. So structure is changed through an ``Overlay``, which holds the writes back in
 memory; ``commit`` puts them into a journal file, publishes that by rename, and only then applies
 them. Invariant: with a journal beside it, a file's content is the file with the journal applied,
-however often.
+however often; and neither is ever a link.
 """
 
 import io
 import os
 import zlib
+from io import FileIO
 from pathlib import Path
+from stat import S_ISREG
+from typing import Literal
 
-from shardwriter.errors import ShardDamaged
+from shardwriter.errors import ShardDamaged, not_opened
 from shardwriter.system.instants import reached
 
 __all__ = ["Overlay", "replay", "sync_directory", "sync_file"]
 
 _MAGIC = b"SWREDO\x00\x01"
+_MOST_BYTES = 1 << 62  # of a file
 
 
 class Overlay(io.RawIOBase):
-    """A file-like view of a file whose writes stay in memory until ``commit``."""
+    """A file-like view of a file whose writes stay in memory until ``commit``.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ShardDamaged
+        It is a link, or no regular file.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = path
-        self._file = path.open("rb", buffering=0)
+        self._file = _opened(path, "rb")
         self._size = os.fstat(self._file.fileno()).st_size
         self._writes: list[tuple[int, bytes]] = []
         self._position = 0
@@ -109,7 +121,8 @@ class Overlay(io.RawIOBase):
             parts += [offset.to_bytes(8, "little"), len(data).to_bytes(8, "little"), data]
         body = b"".join(parts)
         temporary = journal.with_name(f".{journal.name}.tmp")
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:
             file.write(_MAGIC + zlib.crc32(body).to_bytes(8, "little") + body)
             file.flush()
             os.fsync(file.fileno())
@@ -126,10 +139,11 @@ def replay(journal: Path, path: Path) -> None:
     Raises
     ------
     ShardDamaged
-        The journal fails its checksum; nothing was applied.
+        The journal fails its checksum, or writes where no file can be written; or one of both is
+        a link, or no regular file. Nothing was applied.
     """
     size, writes = _content(journal)
-    with path.open("r+b", buffering=0) as file:
+    with _opened(path, "r+b") as file:
         for offset, data in writes:
             file.seek(offset)
             rest = data
@@ -145,19 +159,46 @@ def replay(journal: Path, path: Path) -> None:
 
 def _content(journal: Path) -> tuple[int, list[tuple[int, memoryview]]]:
     """Return the size that a journal gives its file, and what it writes where."""
-    data = journal.read_bytes()
+    with _opened(journal, "rb") as file:
+        data = file.readall()
     body = memoryview(data)[16:]
     if data[:8] != _MAGIC or zlib.crc32(body) != int.from_bytes(data[8:16], "little"):
         raise ShardDamaged(journal, "journal", "it fails its checksum")
+    size = int.from_bytes(body[:8], "little")
     writes = []
     position = 16
     for _ in range(int.from_bytes(body[8:16], "little")):
         offset = int.from_bytes(body[position : position + 8], "little")
         length = int.from_bytes(body[position + 8 : position + 16], "little")
         position += 16
+        if max(size, offset + length) > _MOST_BYTES or position + length > len(body):
+            raise ShardDamaged(journal, "journal", "it is of no file that there can be")
         writes.append((offset, body[position : position + length]))
         position += length
-    return int.from_bytes(body[:8], "little"), writes
+    return size, writes
+
+
+def _opened(path: Path, mode: Literal["rb", "r+b"]) -> FileIO:
+    """Open a regular file that is no link, without waiting for anybody, as for a FIFO.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ShardDamaged
+        It is something else, or cannot be opened.
+    """
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags | (os.O_RDONLY if mode == "rb" else os.O_RDWR))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise not_opened(path, "file", error) from error
+    if not S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise ShardDamaged(path, "file", "expected a regular file, got something else")
+    return FileIO(fd, mode)
 
 
 def sync_directory(directory: Path) -> None:
