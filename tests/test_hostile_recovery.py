@@ -1,13 +1,18 @@
 """Directories that somebody else made, brought to an end or watched: nothing outside is touched."""
 
+import os
 import shutil
+import struct
+import zlib
 from pathlib import Path
+from typing import Any
 
+import h5py
 import pytest
 from merging import record, shard
 
 from merge import merge_experiment
-from shardwriter.errors import ShardOutside
+from shardwriter.errors import ShardDamaged, ShardOutside
 from shardwriter.files.layout import buffer_name, scratch_name
 from shardwriter.recovery import RecoveredEpisode, recover
 from shardwriter.system.process import Identity
@@ -105,3 +110,106 @@ def test_shards_as_a_whole_may_be_a_link(experiment: Path, tmp_path: Path) -> No
     (experiment / "shards" / "episode_0001.buffer").write_bytes(b"")
     assert one(experiment).outcome == "recovered"
     merge_experiment(experiment)
+
+
+# -- parts and journals -------------------------------------------------------------------
+
+
+def part(experiment: Path, timesteps: Any = (0, 1, 2), **options: Any) -> None:
+    """Put a part of one table in the place of the shard of episode 1."""
+    shard(experiment, 1).unlink(missing_ok=True)
+    path = experiment / "shards" / "episode_0001.h5.part"
+    with h5py.File(path, "w", libver=("v110", "v114")) as file:
+        table = file.create_group("episodes/episode_0001/behavior")
+        dataset = table.create_dataset("timesteps", data=timesteps, **options)
+        if options.get("fletcher32"):
+            dataset.id.write_direct_chunk((0,), b"ab")
+
+
+def journal(size: int, offset: int, data: bytes = b"OWNED", count: int = 1) -> bytes:
+    body = struct.pack("<QQQQ", size, count, offset, len(data)) + data
+    return b"SWREDO\0\1" + zlib.crc32(body).to_bytes(8, "little") + body
+
+
+def test_a_journal_writes_through_no_link(experiment: Path, victim: Path) -> None:
+    shard(experiment, 1).unlink()
+    shards = experiment / "shards"
+    (shards / "episode_0001.h5.part").symlink_to(victim)
+    (shards / "episode_0001.h5.journal").write_bytes(journal(20, 0))
+    assert one(experiment).outcome == "failed"
+    assert victim.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("suffix", ["part", "journal"])
+@pytest.mark.parametrize("kind", ["link", "fifo", "folder"])
+def test_what_is_no_file_stands_for_no_part(
+    experiment: Path, victim: Path, suffix: str, kind: str
+) -> None:
+    part(experiment)
+    path = experiment / "shards" / f"episode_0001.h5.{suffix}"
+    path.unlink(missing_ok=True)
+    other = shard(experiment, 2).read_bytes()
+    if kind == "link":
+        path.symlink_to(shard(experiment, 2))
+    elif kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    result = one(experiment)
+    assert result.outcome == "failed" or suffix == "journal"
+    assert shard(experiment, 2).read_bytes() == other
+
+
+@pytest.mark.parametrize(
+    "content", [journal(1 << 63, 0), journal(20, 1 << 63), journal(20, 0, count=1 << 60)]
+)
+def test_a_journal_of_no_file_is_noted(experiment: Path, content: bytes) -> None:
+    part(experiment, chunks=(3,))
+    (experiment / "shards" / "episode_0001.h5.journal").write_bytes(content)
+    result = one(experiment)
+    assert result.outcome == "recovered"
+    assert "of no file that there can be" in " ".join(result.reasons)
+
+
+def test_what_is_hidden_under_a_known_name_is_written_through_no_link(
+    experiment: Path, victim: Path
+) -> None:
+    part(experiment)
+    shards = experiment / "shards"
+    for name in (".episode_0001.h5.journal.tmp", ".episode_0001.h5.tmp"):
+        (shards / name).symlink_to(victim)
+    recover(experiment)
+    assert victim.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("name", ["shards/damaged", "experiment"])
+def test_no_folder_of_the_experiment_leads_elsewhere(
+    experiment: Path, tmp_path: Path, name: str
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "episode_0001.h5.part").write_bytes(b"precious")
+    shutil.rmtree(experiment / name, ignore_errors=True)
+    (experiment / name).symlink_to(other)
+    part(experiment, chunks=(3,))
+    if name == "experiment":
+        with pytest.raises(ShardOutside, match="experiment: expected a file inside"):
+            recover(experiment)
+    else:
+        assert one(experiment).outcome == "failed"
+    assert [path.name for path in other.iterdir()] == ["episode_0001.h5.part"]
+    assert (other / "episode_0001.h5.part").read_bytes() == b"precious"
+
+
+def test_an_experiment_whose_own_folder_is_a_file_is_refused(experiment: Path) -> None:
+    shutil.rmtree(experiment / "experiment")
+    (experiment / "experiment").write_bytes(b"")
+    with pytest.raises(ShardDamaged, match="folder: cannot be opened"):
+        recover(experiment)
+
+
+def test_a_folder_in_the_place_of_a_hidden_file_stays(experiment: Path) -> None:
+    hidden = experiment / "experiment" / f".x~{DEAD}.tmp"
+    hidden.mkdir()
+    assert recover(experiment) == []
+    assert hidden.is_dir()

@@ -134,7 +134,7 @@ def remove_unfinished(directory: Path, force_hosts: Collection[str] = ()) -> Non
     """
     for path, label in (temporary_files(directory) | run_notes(directory)).items():
         owner = Identity.from_label(label)
-        if owner is None:
+        if owner is None or path.is_dir():  # nobody writes one under such a name
             continue
         is_forced = owner.state == "unknown" and owner.host in force_hosts
         if owner.state == "dead" or is_forced:

@@ -1,7 +1,7 @@
 """One episode that its process left unfinished: whose it is, and how it is brought to its end.
 
 Invariant: a file is removed only once its rows are in a published shard, or while its lock is
-held and it holds none.
+held and it holds none; and whatever its files hold, other episodes go on.
 """
 
 import fcntl
@@ -13,15 +13,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from shardwriter.errors import BufferDamaged, EpisodeBusy, ShardWriterError
+from shardwriter.errors import BufferDamaged, EpisodeBusy, ShardOutside, ShardWriterError
 from shardwriter.files.buffer import Buffer, remove_buffer
-from shardwriter.files.layout import EpisodePaths, buffer_label
+from shardwriter.files.layout import SHARDS, EpisodePaths, buffer_label
 from shardwriter.files.salvage import part_tables, set_aside
+from shardwriter.files.untrusted import UNREADABLE, check_own
 from shardwriter.recording.writer import EpisodeWriter, Sealed, finished
 from shardwriter.recovery.rescue import BUFFER_IS_GONE, rescue
 from shardwriter.system.process import Identity
 
-__all__ = ["RecoveredEpisode", "brought_to_end", "foreseen", "left_alone", "owner"]
+__all__ = ["RecoveredEpisode", "brought_to_end", "foreseen", "owner"]
 
 Outcome = Literal["recovered", "removed", "recording", "elsewhere", "failed"]
 
@@ -91,7 +92,7 @@ def owner(buffer: Path) -> Identity | None:
     return Identity(**start["owner"]) if "owner" in start else None
 
 
-def left_alone(paths: EpisodePaths, force_hosts: Collection[str] = ()) -> RecoveredEpisode | None:
+def _left_alone(paths: EpisodePaths, force_hosts: Collection[str]) -> RecoveredEpisode | None:
     """Return the outcome for an episode that is not ours to touch, None for one that is."""
     process = owner(paths.buffer)
     if process is None:
@@ -107,19 +108,41 @@ def left_alone(paths: EpisodePaths, force_hosts: Collection[str] = ()) -> Recove
     return None
 
 
-def brought_to_end(paths: EpisodePaths, *, wait: bool = False) -> RecoveredEpisode | None:
-    """Bring an episode whose process is dead to its end; None where another did it meanwhile."""
+def brought_to_end(
+    paths: EpisodePaths, force_hosts: Collection[str] = (), *, wait: bool = False
+) -> RecoveredEpisode | None:
+    """Bring an episode that is ours to touch to its end; None where another did it meanwhile."""
     try:
-        return _brought_to_end(paths, wait)
+        return _left_alone(paths, force_hosts) or _brought_to_end(paths, wait)
     except EpisodeBusy:
         reason = "another process is bringing it to its end"
         return RecoveredEpisode(paths.episode, "recording", reasons=(reason,))
-    except (ShardWriterError, OSError, RuntimeError, ValueError, KeyError) as error:
-        reason = str(error) if isinstance(error, ShardWriterError) else repr(error)
-        return RecoveredEpisode(paths.episode, "failed", reasons=(reason,))
+    except (ShardWriterError, *UNREADABLE) as error:
+        return _failed(paths, error)
+
+
+def _failed(paths: EpisodePaths, error: Exception) -> RecoveredEpisode:
+    reason = str(error) if isinstance(error, ShardWriterError) else repr(error)
+    return RecoveredEpisode(paths.episode, "failed", reasons=(reason,))
+
+
+def _check_links(paths: EpisodePaths) -> None:
+    """Make sure that what is read and written of an episode lies where its names say.
+
+    Raises
+    ------
+    ShardOutside
+        Something does not.
+    """
+    shards = paths.directory / SHARDS
+    check_own(paths.shard, shards)
+    for path in (paths.part, paths.journal, paths.damaged):
+        if path.is_symlink():
+            raise ShardOutside(path, path.parent, "remove the link")
 
 
 def _brought_to_end(paths: EpisodePaths, wait: bool) -> RecoveredEpisode | None:
+    _check_links(paths)
     if not paths.buffer.exists():
         return _without_buffer(paths)
     if paths.shard.exists():
@@ -235,8 +258,16 @@ def _remove(paths: EpisodePaths) -> None:
         remove_buffer(paths.buffer)
 
 
-def foreseen(paths: EpisodePaths) -> RecoveredEpisode:
+def foreseen(paths: EpisodePaths, force_hosts: Collection[str] = ()) -> RecoveredEpisode:
     """Tell what ``recover`` would do, from the counters alone."""
+    try:
+        return _left_alone(paths, force_hosts) or _foreseen(paths)
+    except (ShardWriterError, *UNREADABLE) as error:
+        return _failed(paths, error)
+
+
+def _foreseen(paths: EpisodePaths) -> RecoveredEpisode:
+    _check_links(paths)
     if not paths.buffer.exists() and not paths.shard.exists():
         return _foreseen_without_buffer(paths)
     rows: dict[str, int] = {}
@@ -255,10 +286,6 @@ def foreseen(paths: EpisodePaths) -> RecoveredEpisode:
 def _foreseen_without_buffer(paths: EpisodePaths) -> RecoveredEpisode:
     if not paths.part.exists():
         return RecoveredEpisode(paths.episode, "removed", reasons=_why_gone(paths))
-    try:
-        tables = part_tables(paths.part, paths.episode)
-    except (ShardWriterError, OSError, RuntimeError, KeyError) as error:
-        return RecoveredEpisode(paths.episode, "failed", reasons=(str(error),))
-    unknown = {table.name: -1 for table in tables}
+    unknown = {table.name: -1 for table in part_tables(paths.part, paths.episode)}
     reasons = (BUFFER_IS_GONE,)
     return RecoveredEpisode(paths.episode, "recovered", "interrupted", unknown, unknown, reasons)

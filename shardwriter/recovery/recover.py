@@ -9,6 +9,7 @@ from pathlib import Path
 
 import h5py
 
+from shardwriter.errors import not_opened
 from shardwriter.files.experiment_file import remove_unfinished
 from shardwriter.files.layout import (
     EXPERIMENT,
@@ -20,9 +21,10 @@ from shardwriter.files.layout import (
     listed_episodes,
 )
 from shardwriter.files.packed import packed_episodes
+from shardwriter.files.untrusted import check_own
 from shardwriter.files.vetting import vetted
 from shardwriter.progress import progress_bar
-from shardwriter.recovery.abandoned import RecoveredEpisode, brought_to_end, foreseen, left_alone
+from shardwriter.recovery.abandoned import RecoveredEpisode, brought_to_end, foreseen
 from shardwriter.system.locks import locked
 
 __all__ = ["RecoveredEpisode", "exit_code", "is_good", "missing", "recover", "recover_episode"]
@@ -60,14 +62,15 @@ def recover(
     ------
     ExperimentNotFound
         The directory is not an experiment's.
+    ShardOutside
+        A folder in it is a link that leads out of it; nothing was changed.
+    ShardDamaged
+        A folder in it cannot be opened, or made; nothing was changed.
     """
     directory = directory.absolute()
     check_experiment(directory)
     action = foreseen if dry_run else brought_to_end
-    place = directory / EXPERIMENT
-    if not dry_run:
-        place.mkdir(exist_ok=True)
-    with nullcontext() if dry_run else locked(place / RECOVER_LOCK):
+    with nullcontext() if dry_run else locked(_lock_file(directory)):
         if not dry_run:
             remove_unfinished(directory, force_hosts)
         episodes = leftover_episodes(directory)
@@ -75,7 +78,7 @@ def recover(
         with progress_bar("recover", "episode", len(episodes), shown=progress) as bar:
             for episode in episodes:
                 paths = EpisodePaths(directory, episode)
-                found.append(left_alone(paths, force_hosts) or action(paths))
+                found.append(action(paths, force_hosts))
                 bar.update()
     return [result for result in found if result is not None]
 
@@ -88,7 +91,18 @@ def recover_episode(paths: EpisodePaths) -> RecoveredEpisode | None:
     RecoveredEpisode or None
         None where nothing was left to do.
     """
-    return left_alone(paths) or brought_to_end(paths, wait=True)
+    return brought_to_end(paths, wait=True)
+
+
+def _lock_file(directory: Path) -> Path:
+    """Return the file to lock for a recovery, once its folder is there."""
+    folder = directory / EXPERIMENT
+    check_own(folder, directory)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise not_opened(folder, "folder", error) from error
+    return folder / RECOVER_LOCK
 
 
 def exit_code(episodes: Sequence[RecoveredEpisode]) -> int:
