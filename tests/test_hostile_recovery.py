@@ -4,10 +4,12 @@ import os
 import shutil
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 from merging import record, shard
 
@@ -161,7 +163,9 @@ def test_what_is_no_file_stands_for_no_part(
 
 
 @pytest.mark.parametrize(
-    "content", [journal(1 << 63, 0), journal(20, 1 << 63), journal(20, 0, count=1 << 60)]
+    "content",
+    [journal(1 << 63, 0), journal(20, 1 << 63), journal(20, 0, count=1 << 60)],
+    ids=["size", "offset", "count"],
 )
 def test_a_journal_of_no_file_is_noted(experiment: Path, content: bytes) -> None:
     part(experiment, chunks=(3,))
@@ -213,3 +217,136 @@ def test_a_folder_in_the_place_of_a_hidden_file_stays(experiment: Path) -> None:
     hidden.mkdir()
     assert recover(experiment) == []
     assert hidden.is_dir()
+
+
+# -- columns of a part --------------------------------------------------------------------
+
+
+def outcome(experiment: Path) -> RecoveredEpisode:
+    """Recover, with an intact episode 2 beside the one that is not."""
+    shards = experiment / "shards"
+    shutil.copyfile(shard(experiment, 2), shards / "episode_0002.h5.part")
+    shard(experiment, 2).unlink()
+    first, second = recover(experiment)
+    assert (first.episode, second.episode, second.outcome) == (1, 2, "recovered")
+    return first
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"chunks": (3,), "fletcher32": True},
+        {},  # contiguous
+        {"timesteps": 5},  # scalar
+        {"external": [("/etc/hostname", 0, 24)]},
+        {"timesteps": [b"a", b"b"], "dtype": h5py.string_dtype(), "chunks": (2,)},
+        {"timesteps": np.zeros(3, [("a", "<i8")]), "chunks": (3,)},
+    ],
+)
+def test_a_column_that_no_part_has_is_refused(experiment: Path, options: dict[str, Any]) -> None:
+    part(experiment, **options)
+    result = outcome(experiment)
+    assert result.outcome == "failed"
+    assert "expected" in result.reasons[0]
+    assert "timesteps" in result.reasons[0]
+
+
+def test_a_filter_from_a_plugin_path_is_never_looked_for(experiment: Path) -> None:
+    part(experiment)
+    with h5py.File(experiment / "shards" / "episode_0001.h5.part", "r+") as file:
+        table = file["episodes/episode_0001/behavior"]
+        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        properties.set_chunk((3,))
+        properties.set_filter(h5py.h5z.FILTER_NBIT, h5py.h5z.FLAG_OPTIONAL)
+        space = h5py.h5s.create_simple((3,), (h5py.h5s.UNLIMITED,))
+        h5py.h5d.create(table.id, b"x", h5py.h5t.NATIVE_INT64, space, properties)
+        del table["timesteps"]
+        table["x"][:] = 1
+        table.move("x", "timesteps")
+    assert "expected a filter of this package" in outcome(experiment).reasons[0]
+
+
+def group_for_a_column(table: h5py.Group) -> None:
+    table.create_group("x")
+
+
+def type_for_a_column(table: h5py.Group) -> None:
+    table["x"] = np.dtype("<i8")
+
+
+def link_for_a_column(table: h5py.Group) -> None:
+    table["x"] = h5py.ExternalLink("/etc/hostname", "/x")
+
+
+def no_timesteps(table: h5py.Group) -> None:
+    table.move("timesteps", "x")
+
+
+def table_for_an_episode(table: h5py.Group) -> None:
+    episodes = table.file["episodes"]
+    del episodes["episode_0001"]
+    episodes["episode_0001"] = np.arange(3)
+
+
+def dataset_for_a_table(table: h5py.Group) -> None:
+    table.parent["rewards"] = np.arange(3)
+
+
+def dataset_for_events(table: h5py.Group) -> None:
+    table.parent["events"] = np.arange(3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        group_for_a_column,
+        type_for_a_column,
+        link_for_a_column,
+        no_timesteps,
+        table_for_an_episode,
+        dataset_for_a_table,
+        dataset_for_events,
+    ],
+)
+def test_an_object_of_another_kind_is_refused(
+    experiment: Path, change: Callable[[h5py.Group], None]
+) -> None:
+    part(experiment, chunks=(3,))
+    with h5py.File(experiment / "shards" / "episode_0001.h5.part", "r+") as file:
+        change(file["episodes/episode_0001/behavior"])
+    result = outcome(experiment)
+    assert result.outcome == "failed"
+    assert "expected" in result.reasons[0]
+
+
+@pytest.mark.parametrize("value", [10**15, -5, float("inf"), float("nan"), "x", [1, 2]])
+@pytest.mark.parametrize("name", ["timesteps", "late"])
+def test_a_first_row_that_is_none_ends(experiment: Path, name: str, value: Any) -> None:
+    part(experiment, np.arange(30), chunks=(3,), maxshape=(None,))
+    with h5py.File(experiment / "shards" / "episode_0001.h5.part", "r+") as file:
+        table = file["episodes/episode_0001/behavior"]
+        table.create_dataset("late", data=np.arange(30.0), chunks=(3,), maxshape=(None,))
+        if name == "timesteps" and value == 10**15:
+            for column in table.values():
+                column.resize(10**15, axis=0)
+                column.attrs["first_row"] = value
+        table[name].attrs["first_row"] = value
+    assert outcome(experiment).outcome in ("recovered", "failed")
+
+
+def test_a_published_shard_is_vetted_before_it_is_described(
+    experiment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (experiment / "shards" / "episode_0001.buffer").write_bytes(b"")
+    seen: list[Path] = []
+
+    def vet(path: Path, *_: str) -> None:
+        seen.append(path)
+        raise ShardDamaged(path, "structure", "reading it crashes the HDF5 library")
+
+    monkeypatch.setattr("shardwriter.files.quick_description.vet", vet)
+    with h5py.File(shard(experiment, 1), "r+") as file:
+        file["episodes/episode_0001/unfamiliar"] = h5py.Empty("f4")
+    result = one(experiment)
+    assert (result.outcome, seen) == ("failed", [shard(experiment, 1)])
+    assert (experiment / "shards" / "episode_0001.buffer").exists()

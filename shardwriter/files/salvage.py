@@ -1,24 +1,30 @@
 """What a killed writer left: reading a part that was never closed.
 
 Invariant: the part is only read. Everything goes into a new file, chunk by chunk, as it was
-compressed; the part stays what it was until that file takes its name.
+compressed; the part stays what it was until that file takes its name. Nothing of a column is read
+before its type, storage and filters were looked at.
 """
 
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 
 import h5py
 import numpy as np
+from h5py import h5g
 
 from shardwriter.errors import ShardDamaged
+from shardwriter.files.column_reader import read_rows
 from shardwriter.files.journal import Overlay
 from shardwriter.files.layout import EVENTS, TABLES, TIMESTEPS, episode_group
+from shardwriter.files.links import check_path, entries, members, open_dataset
 from shardwriter.files.lookup3 import lookup3
 from shardwriter.files.schema import Column, Table
-from shardwriter.files.shard import Shard
+from shardwriter.files.shard import Shard, first_row
+from shardwriter.files.untrusted import check_column, readable
 
 __all__ = ["check_opens", "is_sealed", "opened", "part_tables", "salvage", "set_aside", "tables_of"]
 
@@ -27,11 +33,11 @@ _SUPERBLOCK_BYTES = 48
 
 def check_opens(part: Path, episode: int) -> None:
     """Raise ShardDamaged for a part of which nothing can be read."""
-    with opened(part) as file:
-        try:
-            file[episode_group(episode)].attrs.keys()
-        except (OSError, KeyError, RuntimeError) as error:
-            raise ShardDamaged(part, episode_group(episode), f"cannot be read: {error}") from error
+    place = episode_group(episode)
+    with opened(part) as file, readable(part, place):
+        check_path(part, file.id, place)
+        members(part, h5g.open(file.id, b"/"), place)
+        file[place].attrs.keys()
 
 
 def is_sealed(part: Path, episode: int) -> bool:
@@ -63,12 +69,13 @@ def salvage(part: Path, target: Shard, table: Table, *, whole: bool = True) -> i
     """
     with opened(part) as file:
         try:
-            group = file[f"{target.group.name}/{table.name}"]
-            sources = [group[column.name] for column in table.columns if column.name in group]
-        except (OSError, KeyError, RuntimeError):  # not there, or not readable
+            place = f"{target.group.name}/{table.name}".strip("/")
+            sources = _sources(part, file, place, table)
+        except (ShardDamaged, OSError, KeyError, RuntimeError):  # not there, or not readable
             target.add_table(table)
             return 0
-        target.adopt(table, group)
+        with readable(part, place):
+            target.adopt(table, sources)
         chunks = _copied(sources, target, table.name)
         target.resize(table.name, chunks * table.rows_per_chunk)
         if not whole:
@@ -80,12 +87,19 @@ def salvage(part: Path, target: Shard, table: Table, *, whole: bool = True) -> i
 def part_tables(part: Path, episode: int) -> list[Table]:
     """Return the tables that a part has, with the columns that it has."""
     with opened(part) as file:
-        return tables_of(file[episode_group(episode)])
+        check_path(part, file.id, episode_group(episode))
+        return tables_of(part, file[episode_group(episode)])
 
 
-def tables_of(group: h5py.Group) -> list[Table]:
-    """Return the tables in an episode's group, with the columns that it has."""
-    return [_table(name, group[name]) for name in _table_names(group)]
+def tables_of(path: Path, group: h5py.Group) -> list[Table]:
+    """Return the tables in an episode's group of a file, with the columns that it has.
+
+    Raises
+    ------
+    ShardDamaged
+        One is none that can be read.
+    """
+    return [_table(path, name, group) for name in _table_names(path, group.id)]
 
 
 def set_aside(path: Path, folder: Path) -> None:
@@ -105,11 +119,11 @@ def _copied(sources: list[h5py.Dataset], target: Shard, name: str) -> int:
     chunks = min(_leading_chunks(source) for source in sources)
     for chunk in range(chunks):
         for i, source in enumerate(sources):
-            if chunk < int(source.attrs.get("first_row", 0)) // source.chunks[0]:
+            if chunk < first_row(source) // source.chunks[0]:
                 continue
             try:
                 target.copy_chunk(name, i, chunk, source)
-            except (OSError, RuntimeError):
+            except (ShardDamaged, OSError, RuntimeError):
                 return chunk
     return chunks
 
@@ -120,8 +134,8 @@ def _copy_rest(sources: list[h5py.Dataset], target: Shard, table: Table, chunks:
     if not 0 < count < table.rows_per_chunk:
         return
     try:
-        blocks = tuple(np.asarray(source[start : start + count]) for source in sources)
-    except (OSError, RuntimeError):
+        blocks = tuple(read_rows(source, start, start + count) for source in sources)
+    except (ShardDamaged, OSError, RuntimeError):
         return
     target.write_chunk(table.name, chunks, blocks, count)
 
@@ -129,7 +143,7 @@ def _copy_rest(sources: list[h5py.Dataset], target: Shard, table: Table, chunks:
 def _leading_chunks(source: h5py.Dataset) -> int:
     """Return how many chunks are there from the first on, counting those a late column lacks."""
     rows = int(source.chunks[0])
-    count = int(source.attrs.get("first_row", 0)) // rows
+    count = first_row(source) // rows
     origin = (0,) * (source.ndim - 1)
     if source.size == 0:
         return int(len(source) // rows)
@@ -143,21 +157,50 @@ def _leading_chunks(source: h5py.Dataset) -> int:
     return int(count)
 
 
-def _table_names(group: h5py.Group) -> Iterator[str]:
-    for name in group:
-        if name in TABLES:
-            yield name
-        elif name == EVENTS:
-            yield from (f"{EVENTS}/{event}" for event in group[name])
+def _table_names(path: Path, group: h5g.GroupID) -> Iterator[str]:
+    names = [os.fsdecode(name) for name in entries(path, group)]
+    yield from (name for name in names if name in TABLES)
+    yield from (f"{EVENTS}/{event}" for event in members(path, group, EVENTS))
 
 
-def _table(name: str, group: h5py.Group) -> Table:
+def _table(path: Path, name: str, group: h5py.Group) -> Table:
+    keys = members(path, group.id, name)
     columns = []
-    for key in [TIMESTEPS, *(key for key in group if key != TIMESTEPS)]:
-        text = h5py.check_string_dtype(group[key].dtype)
-        dtype = np.dtype(f"S{text.length}") if text else group[key].dtype
-        columns.append(Column(key, dtype, group[key].shape[1:]))
-    return Table(name, tuple(columns), int(group[TIMESTEPS].chunks[0]))
+    for key in [TIMESTEPS, *(key for key in keys if key != TIMESTEPS)]:
+        dataset = open_dataset(path, group.id, f"{name}/{key}")
+        dtype, _ = check_column(path, dataset.id)
+        plain = np.dtype(f"S{dtype.itemsize}") if dtype.kind == "S" else dtype
+        columns.append(Column(key, plain, dataset.shape[1:]))
+    times = open_dataset(path, group.id, f"{name}/{TIMESTEPS}")
+    return Table(name, tuple(columns), int(times.chunks[0]))
+
+
+def _sources(part: Path, file: h5py.File, place: str, table: Table) -> list[h5py.Dataset]:
+    """Return the datasets of the first columns of a table, as many as a part has.
+
+    Raises
+    ------
+    ShardDamaged
+        There is none, or one is not of the form that the table gives it.
+    """
+    root = h5g.open(file.id, b"/")
+    names = members(part, root, place)
+    columns = list(takewhile(lambda column: column.name in names, table.columns))
+    if not columns:
+        raise ShardDamaged(part, place, "expected columns, got none")
+    sources = []
+    for column in columns:
+        source = open_dataset(part, root, f"{place}/{column.name}")
+        form = (*check_column(part, source.id), source.shape[1:])
+        chunk = (table.rows_per_chunk, *(max(n, 1) for n in column.shape))
+        if form != (column.dtype, chunk, column.shape):
+            problem = "expected the dtype, shape and chunks of its table"
+            raise ShardDamaged(part, str(source.name), problem)
+        sources.append(source)
+    with readable(part, place):
+        if first_row(sources[0]):
+            raise ValueError("expected a first column from row 0 on")
+    return sources
 
 
 @contextmanager

@@ -16,6 +16,8 @@ import h5py
 import numpy as np
 
 from shardwriter.files.chunk_notes import ChunkNote, ChunkNotes
+from shardwriter.files.chunk_sizes import StoredChunks
+from shardwriter.files.column_reader import read_rows
 from shardwriter.files.compression import ColumnCodec, Compression, Pipeline
 from shardwriter.files.groups import episode_attributes, write_tree
 from shardwriter.files.journal import Overlay
@@ -32,6 +34,7 @@ __all__ = [
     "codec_of",
     "column_attributes",
     "create",
+    "first_row",
     "root_attributes",
 ]
 
@@ -176,16 +179,22 @@ class Shard:
             dataset = _create_column(group, column, max(chunk_rows, 1), first, codec)
             columns.append(_StoredColumn.of(column.name, dataset, codec))
 
-    def adopt(self, table: Table, source: h5py.Group) -> None:
-        """Create the datasets that another file's table has, with the same filters."""
+    def adopt(self, table: Table, sources: Sequence[h5py.Dataset]) -> None:
+        """Create the datasets that another file has of a table's first columns, as they are there.
+
+        Raises
+        ------
+        ValueError
+            One has filters that no shard has, or says what no column says of itself.
+        """
         columns = self._tables.setdefault(table.name, [])
         group = self.group.require_group(table.name)
-        for column in table.columns[: len(source)]:
-            given = source[column.name]
+        for column, given in zip(table.columns, sources, strict=False):
             reason = str(given.attrs.get("compression_choice", ""))
             codec = ColumnCodec(Pipeline.of(given), given.attrs.get("precision"), reason)
-            first = int(given.attrs.get("first_row", 0))
-            dataset = _create_column(group, column, given.chunks[0], first, codec)
+            dataset = _create_column(group, column, given.chunks[0], first_row(given), codec)
+            if StoredChunks(dataset).filters != StoredChunks(given).filters:
+                raise ValueError(f"{given.name}: expected filters that this package writes")
             columns.append(_StoredColumn.of(column.name, dataset, codec))
 
     def __contains__(self, table: Table) -> bool:
@@ -230,17 +239,25 @@ class Shard:
             dataset.id.write_direct_chunk(origin, one.data)
 
     def copy_chunk(self, table: str, column: int, chunk: int, source: h5py.Dataset) -> None:
-        """Copy a whole chunk as it is compressed from a dataset of the same filters."""
+        """Copy a whole chunk as it is compressed from a dataset of the same filters.
+
+        Raises
+        ------
+        ShardDamaged
+            It does not hold what it should; nothing was copied.
+        """
         stored = self._tables[table][column]
         rows = source.chunks[0]
         start = chunk * rows
-        stored.grow(start + rows)
         if source.size == 0:
+            stored.grow(start + rows)
             return
+        values = read_rows(source, start, start + rows)
+        stored.grow(start + rows)
         origin = (start,) + (0,) * (source.ndim - 1)
         mask, data = source.id.read_direct_chunk(origin)
         stored.dataset.id.write_direct_chunk(origin, data, mask)
-        stored.notes.add(chunk, stored.notes.of(source[start : start + rows]))
+        stored.notes.add(chunk, stored.notes.of(values))
 
     def resize(self, table: str, rows: int) -> None:
         """Set the number of rows of every column of a table, whole chunks of it."""
@@ -304,6 +321,20 @@ def codec_of(
         if is_full or not compression.adaptive:
             codecs[key] = codec
     return codec
+
+
+def first_row(dataset: h5py.Dataset) -> int:
+    """Return the first row of a column that was added late, 0 for others.
+
+    Raises
+    ------
+    ValueError
+        It says something that is no row of it.
+    """
+    value = dataset.attrs.get("first_row", 0)
+    if not isinstance(value, int | np.integer):
+        raise ValueError(f"{dataset.name}@first_row: expected a row, got {value!r}")
+    return min(max(int(value), 0), len(dataset))
 
 
 def column_attributes(column: Column, codec: ColumnCodec, first: int = 0) -> dict[str, object]:

@@ -58,7 +58,11 @@ class PartReader:
 
     def tables(self) -> list[tuple[Table, int]]:
         """Return the tables, each with the rows that all its columns have."""
-        return self._read(lambda path, group: [(t, _rows(group, t)) for t in tables_of(group)])
+
+        def look(path: Path, group: h5py.Group) -> list[tuple[Table, int]]:
+            return [(table, _rows(group, table)) for table in tables_of(path, group)]
+
+        return self._read(look)
 
     def columns(
         self, table: str, columns: Sequence[Column], start: int, stop: int, lacking: int = 0

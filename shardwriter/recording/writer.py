@@ -23,11 +23,12 @@ from shardwriter.files.groups import write_attributes
 from shardwriter.files.journal import sync_directory, sync_file
 from shardwriter.files.layout import REWARDS, SPIKES, EpisodePaths
 from shardwriter.files.publication import publish
+from shardwriter.files.quick_description import describe_vetted
 from shardwriter.files.refusal import abandon, abandoned_on_failure, completed
 from shardwriter.files.salvage import is_sealed, set_aside
 from shardwriter.files.shard import Codecs, Encoded, Shard, amended, append_to, create
-from shardwriter.files.shard_description import describe
 from shardwriter.files.tree import Leaf, unpack
+from shardwriter.files.untrusted import readable
 from shardwriter.files.whole_shard import Unsuitable, WholeShard
 from shardwriter.recording.takeover import Progress, Takeover
 from shardwriter.system.instants import reached
@@ -65,8 +66,15 @@ class Sealed:
 
 
 def finished(paths: EpisodePaths) -> Sealed:
-    """Return what a published shard says of itself, and remove a buffer that is left of it."""
-    (shard,) = describe(paths.shard)
+    """Return what a published shard says of itself, and remove a buffer that is left of it.
+
+    Raises
+    ------
+    FormatError, ShardDamaged
+        It cannot be read, or holds several episodes; nothing was removed.
+    """
+    with readable(paths.shard):
+        (shard,) = describe_vetted(paths.shard)
     remove_buffer(paths.buffer)
     rows = {name: shard.rows(name) for name in shard.tables}
     return Sealed(paths.episode, paths.shard, str(shard.attributes["status"]), rows, {})

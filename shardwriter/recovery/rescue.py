@@ -27,6 +27,7 @@ from shardwriter.files.salvage import (
     set_aside,
 )
 from shardwriter.files.shard import Shard, create
+from shardwriter.files.untrusted import read_attributes_of
 from shardwriter.recording.writer import Sealed, finished
 
 __all__ = ["BUFFER_IS_GONE", "rescue"]
@@ -78,7 +79,7 @@ def _copy(paths: EpisodePaths) -> dict[str, int]:
 
 def _attributes(paths: EpisodePaths, shard: Shard, rows: dict[str, int]) -> dict[str, Any]:
     with opened(paths.part) as part:
-        known = dict(part[episode_group(paths.episode)].attrs)
+        known = read_attributes_of(paths.part, part[episode_group(paths.episode)].id)
     rewards = shard.group[REWARDS]["values"][()].tolist() if REWARDS in rows else []
     now = datetime.now(UTC).isoformat()
     return {
