@@ -1,5 +1,6 @@
 """Directories that somebody else made, brought to an end or watched: nothing outside is touched."""
 
+import json
 import os
 import shutil
 import struct
@@ -14,7 +15,8 @@ import pytest
 from merging import record, shard
 
 from merge import merge_experiment
-from shardwriter.errors import ShardDamaged, ShardOutside
+from shardwriter.errors import BufferDamaged, ShardDamaged, ShardOutside
+from shardwriter.files.buffer import Buffer
 from shardwriter.files.layout import buffer_name, scratch_name
 from shardwriter.recovery import RecoveredEpisode, recover
 from shardwriter.system.process import Identity
@@ -350,3 +352,130 @@ def test_a_published_shard_is_vetted_before_it_is_described(
     result = one(experiment)
     assert (result.outcome, seen) == ("failed", [shard(experiment, 1)])
     assert (experiment / "shards" / "episode_0001.buffer").exists()
+
+
+# -- buffers ------------------------------------------------------------------------------
+
+
+def buffer(experiment: Path, *records: tuple[int, str]) -> Path:
+    """Put a buffer with records, each of a kind and a text, in the place of the shard."""
+    shard(experiment, 1).unlink()
+    data = bytearray(b"SWBUF\0\0\1" + (4096).to_bytes(8, "little")).ljust(4096, b"\0")
+    for i, (kind, text) in enumerate(records):
+        payload = text.encode()
+        extent = -(-(64 + len(payload) + 100_000 * (kind == 1)) // 4096) * 4096
+        following = len(data) + extent if i < len(records) - 1 else 0
+        crc = zlib.crc32(payload)
+        header = struct.pack("<8Q", following, kind, len(payload), extent, crc, 0, 0, 0)
+        data += (header + payload).ljust(extent, b"\0")
+    path = experiment / "shards" / "episode_0001.buffer"
+    path.write_bytes(data)
+    return path
+
+
+OWN = {**Identity.own().to_json(), "pid": 1, "start_ticks": 1}
+START = json.dumps(
+    {"owner": OWN, "seed": 0, "start_time": "", "compression": {}, "flush_interval_s": 1.0}
+)
+
+
+def tables(text: str = "", **changes: Any) -> tuple[int, str]:
+    entry = {"name": "behavior", "rows_per_chunk": 10, "slots": 4, "first_row": 0}
+    column = ["timesteps", "<i8", [], None]
+    return 1, text or json.dumps([{**entry, "columns": [column], **changes}])
+
+
+def assert_goes_on(experiment: Path) -> None:
+    """Watch and recover: what is wrong with episode 1 ends neither."""
+    Watcher(experiment).snapshot()
+    recover(experiment, dry_run=True)
+    first = outcome(experiment)
+    assert first.outcome in ("failed", "removed", "recovered")
+    assert first.reasons
+    assert all(len(reason) < 1000 for reason in first.reasons)
+
+
+def test_a_whole_buffer_made_here_is_recovered(experiment: Path) -> None:
+    buffer(experiment, (0, START), tables())
+    first = outcome(experiment)
+    assert (first.outcome, first.status, first.reasons) == ("recovered", "empty", ())
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "1",
+        '{"owner": "x"}',
+        "{",
+        "[" * 200_000,
+        json.dumps({"owner": {**OWN, "other": 1}}),
+        json.dumps({"owner": {**OWN, "pid": "\0"}}),
+        json.dumps({"owner": {"pid": 1}}),
+        json.dumps({"owner": {**OWN, "host": []}}),
+        json.dumps({"owner": OWN}),
+        json.dumps({**json.loads(START), "compression": 1}),
+    ],
+    ids=range(10),
+)
+def test_a_start_record_that_is_none_ends_one_episode(experiment: Path, start: str) -> None:
+    buffer(experiment, (0, start), tables())
+    assert_goes_on(experiment)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        tables(rows_per_chunk=-5),
+        tables(rows_per_chunk=0),
+        tables(rows_per_chunk=1 << 62, columns=[["timesteps", "<i8", [0], None]]),
+        tables(slots=0),
+        tables(slots=-3),
+        tables(slots=10**9, columns=[["timesteps", "<i8", [0], None]]),
+        tables(first_row=-1),
+        tables('[{"name": "x", "rows_per_chunk": 1, "columns": [], "slots": 1e400}]'),
+        tables("[" * 200_000),
+        tables("1"),
+        tables(columns=[]),
+        tables(columns=[["timesteps", "O", [], None]]),
+        tables(columns=[["timesteps", "<i8", [-1], None]]),
+        tables(columns=[["timesteps", "M8[s]", [], None]]),
+        tables(columns=[["timesteps", "x" * 10_000, [], None]]),
+        (2, "[]"),
+        (2, "\0" * 8 + "[]"),
+        (3, "[]"),
+        (3, "[" * 200_000),
+    ],
+    ids=range(19),
+)
+def test_a_record_that_is_none_ends_one_episode(experiment: Path, record: tuple[int, str]) -> None:
+    path = buffer(experiment, (0, START), record)
+    if record[0] == 1:
+        reading = Buffer.open(path)
+        assert [found.kind for found, _ in reading.read_new()] == ["start"]
+        with pytest.raises(BufferDamaged):
+            reading.read_new()
+    assert_goes_on(experiment)
+
+
+@pytest.mark.parametrize("kind", range(4))
+def test_a_payload_of_a_sparse_buffer_is_not_read(experiment: Path, kind: int) -> None:
+    path = buffer(experiment, (kind, START))
+    size = 1 << 40
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(struct.pack("<8Q", 0, kind, size - 65536, size - 4096, 0, 0, 0, 0))
+        file.truncate(size)
+    with pytest.raises(BufferDamaged, match="has 1099511562240 bytes"):
+        Buffer.open(path).read_new()
+    assert_goes_on(experiment)
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo"])
+def test_a_buffer_that_is_no_file_ends_one_episode(experiment: Path, kind: str) -> None:
+    path = experiment / "shards" / "episode_0001.buffer"
+    shard(experiment, 1).unlink()
+    (path.mkdir if kind == "folder" else lambda: os.mkfifo(path))()
+    with pytest.raises(BufferDamaged):
+        Buffer.open(path)
+    Watcher(experiment).snapshot()
+    outcome(experiment)

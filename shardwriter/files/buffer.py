@@ -58,6 +58,11 @@ _W_MAGIC, _W_FIRST, _W_ALARM, _W_STEPS = range(4)
 _R_NEXT, _R_KIND, _R_PAYLOAD, _R_EXTENT, _R_CRC = range(5)
 _record_words = struct.Struct("<8Q").unpack
 
+_MOST_SLOTS = 64  # of a table
+_MOST_TEXT = 200  # of what is wrong with one
+_MOST_BYTES = 64 << 20  # of a payload; one of static values was in memory when it was logged
+_MOST_STATIC_BYTES = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -198,6 +203,7 @@ class Buffer:
         self._words = memoryview(self._head).cast("Q")
         self._last = 0  # offset of the newest record's header; 0 is page 0
         self._seen = 0  # offset of the newest record that `read_new` gave
+        self._seen_end = _PAGE
         self.allocated_bytes = _PAGE
 
     def __del__(self) -> None:
@@ -371,16 +377,19 @@ class Buffer:
 
     def _read_record(self, offset: int) -> tuple[Record, list[TableSlots]]:
         size = os.fstat(self._fd).st_size
-        if offset % _PAGE or offset <= self._seen or offset + _LINE > size:
+        if offset % _PAGE or offset < self._seen_end or offset + _LINE > size:
             raise BufferDamaged(self.path, f"a link points to byte {offset}")
         header = self._record_header(offset)
-        end = offset + header[_R_EXTENT]
-        if end > size or header[_R_KIND] >= len(_KINDS) or header[_R_PAYLOAD] > size:
+        end, length = offset + header[_R_EXTENT], header[_R_PAYLOAD]
+        if end > size or header[_R_KIND] >= len(_KINDS) or _LINE + length > header[_R_EXTENT]:
             raise BufferDamaged(self.path, f"the record at byte {offset} has a bad header")
-        payload = os.pread(self._fd, header[_R_PAYLOAD], offset + _LINE)
+        kind = _KINDS[header[_R_KIND]]
+        if length > (_MOST_STATIC_BYTES if kind == "static" else _MOST_BYTES):
+            raise BufferDamaged(self.path, f"the record at byte {offset} has {length} bytes")
+        payload = os.pread(self._fd, length, offset + _LINE)
         if zlib.crc32(payload) != header[_R_CRC]:
             raise BufferDamaged(self.path, f"the record at byte {offset} fails its checksum")
-        kind = _KINDS[header[_R_KIND]]
+        self._seen_end = end
         return Record(kind, payload), self._map_tables(offset, payload) if kind == "tables" else []
 
     def _append(self, kind: RecordKind, payload: bytes, region: int, *, link: bool = True) -> int:
@@ -425,12 +434,10 @@ class Buffer:
 
     def _map_tables(self, offset: int, payload: bytes, *, is_new: bool = False) -> list[TableSlots]:
         try:
-            entries = [
-                (Table.from_json(e), int(e["slots"]), int(e["first_row"]))
-                for e in json.loads(payload)
-            ]
-        except (ValueError, KeyError, TypeError) as error:
-            raise BufferDamaged(self.path, f"tables at byte {offset}: {error}") from error
+            entries = [_table_entry(entry) for entry in json.loads(payload)]
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            problem = f"tables at byte {offset}: {str(error)[:_MOST_TEXT]}"
+            raise BufferDamaged(self.path, problem) from error
         extent = self._record_header(offset)[_R_EXTENT]
         position = _aligned(_LINE + len(payload), _LINE)
         sizes = [TableSlots.size(table, n) for table, n, _ in entries]
@@ -442,7 +449,10 @@ class Buffer:
             memory.madvise(mmap.MADV_RANDOM)
         slots = []
         for (table, n, first_row), size in zip(entries, sizes, strict=True):
-            slots.append(TableSlots(table, n, first_row, memory, position))
+            try:
+                slots.append(TableSlots(table, n, first_row, memory, position))
+            except ValueError as error:  # so many rows of no bytes that NumPy has no such array
+                raise BufferDamaged(self.path, f"{table.name}: {error}") from error
             position += size
         return slots
 
@@ -488,6 +498,14 @@ def _create_locked(path: Path) -> int:
         if os.fstat(fd).st_nlink:
             return fd
         os.close(fd)  # a recovery took it for a dead process's before it was locked
+
+
+def _table_entry(entry: dict[str, Any]) -> tuple[Table, int, int]:
+    """Return a table with its number of slots, and the rows that it had before them."""
+    table, n_slots, first_row = Table.from_json(entry), int(entry["slots"]), int(entry["first_row"])
+    if not 0 < n_slots <= _MOST_SLOTS or first_row < 0:
+        raise ValueError(f"{n_slots} slots from row {first_row} on")
+    return table, n_slots, first_row
 
 
 def _head(n_slots: int) -> int:

@@ -67,9 +67,18 @@ class Column:
 
     @classmethod
     def from_json(cls, value: list[Any]) -> "Column":
-        """Return the column that ``to_json`` wrote."""
+        """Return the column that ``to_json`` wrote.
+
+        Raises
+        ------
+        ValueError, TypeError, OverflowError
+            It wrote no such thing.
+        """
         name, dtype, shape, logged_as = value
-        return cls(str(name), np.dtype(dtype), tuple(int(n) for n in shape), logged_as)
+        column = cls(str(name), np.dtype(dtype), tuple(int(n) for n in shape), logged_as)
+        if not is_storable(column.dtype) or min(column.shape, default=0) < 0:
+            raise ValueError(f"a column of {column.dtype} {column.shape}")
+        return column
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +124,18 @@ class Table:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Table":
-        """Return the table that ``to_json`` wrote."""
+        """Return the table that ``to_json`` wrote.
+
+        Raises
+        ------
+        ValueError, TypeError, KeyError, OverflowError
+            It wrote no such thing.
+        """
         columns = tuple(Column.from_json(column) for column in value["columns"])
-        return cls(str(value["name"]), columns, int(value["rows_per_chunk"]))
+        table = cls(str(value["name"]), columns, int(value["rows_per_chunk"]))
+        if not columns or table.rows_per_chunk < 1:
+            raise ValueError(f"{len(columns)} columns in chunks of {table.rows_per_chunk} rows")
+        return table
 
 
 def spell(dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:

@@ -5,7 +5,6 @@ writes, locks or delays the recording. Invariant: between two calls of ``refresh
 does not change, and every row that was committed before the last one is there.
 """
 
-import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -18,8 +17,9 @@ from shardwriter.errors import BufferDamaged, EpisodeUnfinished
 from shardwriter.files.buffer import Buffer, TableSlots
 from shardwriter.files.compression import Compression
 from shardwriter.files.layout import EVENTS, REWARDS, SPIKES, TIMESTEPS, EpisodePaths
+from shardwriter.files.records import read_end, read_start, read_static
 from shardwriter.files.schema import Column, Table
-from shardwriter.files.tree import Leaf, build, unpack
+from shardwriter.files.tree import Leaf, build
 from shardwriter.files.untrusted import check_memory
 from shardwriter.reading.part_reader import PartReader
 from shardwriter.system.process import Identity
@@ -92,13 +92,13 @@ class LiveEpisode:
     def _read_records(self, buffer: Buffer) -> None:
         for record, slots in buffer.read_new():
             if record.kind == "start":
-                self._start = json.loads(record.payload)
+                self._start = read_start(buffer.path, record.payload)
                 self._compression = Compression(**self._start["compression"])
             elif record.kind == "static":
-                leaves = unpack(record.payload)
+                leaves = read_static(buffer.path, record.payload)
                 self._leaves[leaves[0].path] = leaves
             elif record.kind == "end":
-                self._end = json.loads(record.payload)
+                self._end = read_end(buffer.path, record.payload)
             for each in slots:
                 self._tables[each.table.name] = _LiveTable(each.table, each.rows, each)
         if not self._start:

@@ -5,7 +5,6 @@ buffer together always hold every committed row; a slot is reported free only af
 are flushed into the part.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -24,10 +23,11 @@ from shardwriter.files.journal import sync_directory, sync_file
 from shardwriter.files.layout import REWARDS, SPIKES, EpisodePaths
 from shardwriter.files.publication import publish
 from shardwriter.files.quick_description import describe_vetted
+from shardwriter.files.records import read_end, read_start, read_static
 from shardwriter.files.refusal import abandon, abandoned_on_failure, completed
 from shardwriter.files.salvage import is_sealed, set_aside
 from shardwriter.files.shard import Codecs, Encoded, Shard, amended, append_to, create
-from shardwriter.files.tree import Leaf, unpack
+from shardwriter.files.tree import Leaf
 from shardwriter.files.untrusted import readable
 from shardwriter.files.whole_shard import Unsuitable, WholeShard
 from shardwriter.recording.takeover import Progress, Takeover
@@ -295,14 +295,19 @@ class EpisodeWriter:
 
     def _read_records(self) -> None:
         for record, slots in self._read_new():
-            if record.kind == "start":
-                self._start = json.loads(record.payload)
-            elif record.kind == "tables":
-                self._tables.update({table.table.name: table for table in slots})
-            elif record.kind == "static":
-                self._static.append(unpack(record.payload))
-            else:
-                self._end = json.loads(record.payload)
+            self._tables.update({table.table.name: table for table in slots})
+            try:
+                self._take_in(record)
+            except BufferDamaged as damage:
+                self._progress.note(damage)
+
+    def _take_in(self, record: Record) -> None:
+        if record.kind == "start":
+            self._start = read_start(self._paths.buffer, record.payload)
+        elif record.kind == "static":
+            self._static.append(read_static(self._paths.buffer, record.payload))
+        elif record.kind == "end":
+            self._end = read_end(self._paths.buffer, record.payload)
 
     def _read_new(self) -> list[tuple[Record, list[TableSlots]]]:
         try:

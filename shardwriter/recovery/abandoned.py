@@ -5,7 +5,6 @@ held and it holds none; and whatever its files hold, other episodes go on.
 """
 
 import fcntl
-import json
 import os
 import time
 from collections.abc import Collection, Mapping
@@ -16,6 +15,7 @@ from typing import Any, Literal
 from shardwriter.errors import BufferDamaged, EpisodeBusy, ShardOutside, ShardWriterError
 from shardwriter.files.buffer import Buffer, remove_buffer
 from shardwriter.files.layout import SHARDS, EpisodePaths, buffer_label
+from shardwriter.files.records import read_owner
 from shardwriter.files.salvage import part_tables, set_aside
 from shardwriter.files.untrusted import UNREADABLE, check_own
 from shardwriter.recording.writer import EpisodeWriter, Sealed, finished
@@ -86,10 +86,9 @@ def owner(buffer: Path) -> Identity | None:
         return Identity.from_label(buffer_label(buffer.readlink()) or "")
     try:
         records = Buffer.open(buffer).read_new()
+        return read_owner(buffer, records[0][0].payload) if records else None
     except (BufferDamaged, FileNotFoundError):
         return None
-    start = json.loads(records[0][0].payload) if records else {}
-    return Identity(**start["owner"]) if "owner" in start else None
 
 
 def _left_alone(paths: EpisodePaths, force_hosts: Collection[str]) -> RecoveredEpisode | None:
