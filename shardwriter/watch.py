@@ -4,6 +4,7 @@ Invariant: nobody is disturbed. Counters are read where they lie, in the buffers
 and a file that vanishes meanwhile is an episode that has ended.
 """
 
+import itertools
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +29,7 @@ from shardwriter.files.layout import (
     unfinished_episodes,
 )
 from shardwriter.files.links import check_path, is_there, members
-from shardwriter.files.run_note import RunNote, read_notes
+from shardwriter.files.run_note import RunNote, joined, read_notes
 from shardwriter.files.untrusted import UNREADABLE
 from shardwriter.files.vetting import vet
 from shardwriter.reading.shard_episode import table_columns
@@ -154,7 +155,7 @@ class Watcher:
         self._directory = directory
         self._expected = expected
         self._notes: dict[Path, RunNote] = {}
-        self._planned: set[int] = set()  # also of runs that have ended meanwhile
+        self._planned: list[range] = []  # also of runs that have ended meanwhile
         self._shards: dict[int, _Shard] = {}
         self._begin = time.time()
         self._last: tuple[float, int, int] | None = None
@@ -189,8 +190,9 @@ class Watcher:
 
     def _look_at_runs(self) -> tuple[Run, ...]:
         known, self._notes = self._notes, read_notes(self._directory, self._notes)
-        for path in self._notes.keys() - known:
-            self._planned.update(*self._notes[path].episodes or ())
+        new = [self._notes[path].episodes or () for path in self._notes.keys() - known]
+        if new:
+            self._planned = joined(itertools.chain(self._planned, *new))
         owners = dict.fromkeys(note.owner for note in self._notes.values())
         return tuple(Run(each.host, each.pid, _state(each)) for each in owners)
 
@@ -210,7 +212,9 @@ class Watcher:
             return self._expected
         if any(note.episodes is None for note in self._living()):
             return None
-        return len(self._planned.union(self._shards, (each.episode for each in running)))
+        there = [*self._shards, *(each.episode for each in running)]
+        known = joined([*self._planned, *(range(i, i + 1) for i in there)])
+        return sum(each.stop - each.start for each in known)
 
     def _eta_s(
         self, expected: int | None, runs: Iterable[Run], running: Sequence[RunningEpisode]

@@ -17,7 +17,8 @@ from merging import record, shard
 from merge import merge_experiment
 from shardwriter.errors import BufferDamaged, ShardDamaged, ShardOutside
 from shardwriter.files.buffer import Buffer
-from shardwriter.files.layout import buffer_name, scratch_name
+from shardwriter.files.layout import buffer_name, run_note_path, scratch_name
+from shardwriter.files.run_note import joined
 from shardwriter.recovery import RecoveredEpisode, recover
 from shardwriter.system.process import Identity
 from shardwriter.watch import Watcher
@@ -479,3 +480,44 @@ def test_a_buffer_that_is_no_file_ends_one_episode(experiment: Path, kind: str) 
         Buffer.open(path)
     Watcher(experiment).snapshot()
     outcome(experiment)
+
+
+# -- notes of runs ------------------------------------------------------------------------
+
+
+def note(experiment: Path, tag: str, ranges: Any) -> Path:
+    path = run_note_path(experiment, Identity.own().label, tag)
+    path.write_text(json.dumps({"episodes": ranges}))
+    return path
+
+
+def test_ranges_are_counted_and_not_made_into_ids(experiment: Path) -> None:
+    for i in range(4):
+        note(experiment, f"{i:08x}", [[i * 10**6, (i + 1) * 10**6 + 5]])
+    watcher = Watcher(experiment)
+    assert watcher.snapshot().expected == 4 * 10**6 + 5
+    note(experiment, "0000000f", [[10**15, 10**15 + 1]])
+    assert watcher.snapshot().expected == 4 * 10**6 + 6
+
+
+def test_notes_of_too_many_ranges_are_left_out(
+    experiment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shardwriter.files.run_note._MOST_RANGES", 10)
+    for i in range(20):
+        note(experiment, f"{i:08x}", [[10 * i, 10 * i + 1], [10 * i + 2, 10 * i + 3]])
+    expected = Watcher(experiment).snapshot().expected
+    assert expected is not None
+    assert 10 <= expected <= 13  # of five notes, and the three episodes that are there
+
+
+def test_joined_ranges_hold_the_same_ids() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        starts = rng.integers(0, 50, 8)
+        ranges = [
+            range(start, start + size)
+            for start, size in zip(starts, rng.integers(1, 9, 8), strict=True)
+        ]
+        found = joined(ranges)
+        assert [i for each in found for i in each] == sorted({i for each in ranges for i in each})

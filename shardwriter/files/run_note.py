@@ -15,10 +15,11 @@ from stat import S_ISREG
 from shardwriter.files.layout import run_note_path, run_notes, temporary_path
 from shardwriter.system.process import Identity
 
-__all__ = ["RunNote", "note_run", "read_notes"]
+__all__ = ["RunNote", "joined", "note_run", "read_notes"]
 
 _MOST_BYTES = 16 << 20  # of a note
 _MOST_EPISODES = 10_000_000
+_MOST_RANGES = 1_000_000  # of all notes
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +67,32 @@ def note_run(directory: Path, episodes: Iterable[int] | None) -> Iterator[None]:
 
 
 def read_notes(directory: Path, known: Mapping[Path, RunNote]) -> dict[Path, RunNote]:
-    """Return all notes of an experiment by their paths; those that are known are not read again."""
-    found = {
-        path: known.get(path) or _read(path, label) for path, label in run_notes(directory).items()
-    }
-    return {path: note for path, note in found.items() if note}
+    """Return the notes of an experiment by their paths; those that are known are not read again.
+
+    Notes that have too many ranges together, as only a forged one can, are left out.
+    """
+    notes: dict[Path, RunNote] = {}
+    ranges = 0
+    for path, label in run_notes(directory).items():
+        note = known.get(path) or _read(path, label)
+        if note is None:
+            continue
+        ranges += len(note.episodes or ())
+        if ranges > _MOST_RANGES:
+            break
+        notes[path] = note
+    return notes
+
+
+def joined(episodes: Iterable[range]) -> list[range]:
+    """Return the ranges that hold the same ids, in order, with a gap between any two."""
+    found: list[range] = []
+    for each in sorted(episodes, key=lambda each: each.start):
+        if found and each.start <= found[-1].stop:
+            found[-1] = range(found[-1].start, max(found[-1].stop, each.stop))
+        else:
+            found.append(each)
+    return found
 
 
 def _read(path: Path, label: str) -> RunNote | None:
@@ -79,9 +101,11 @@ def _read(path: Path, label: str) -> RunNote | None:
     try:
         text, since = _content(path)
         bounds = json.loads(text)["episodes"]
-        episodes = None if bounds is None else tuple(range(*each) for each in bounds)
-        if episodes and sum(map(len, episodes)) > _MOST_EPISODES:
-            return None
+        episodes = None
+        if bounds is not None:
+            episodes = tuple(range(start, stop) for start, stop in bounds)
+            if not all(map(len, episodes)) or sum(map(len, episodes)) > _MOST_EPISODES:
+                return None
     except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
     return None if owner is None else RunNote(owner, episodes, since)
