@@ -15,6 +15,7 @@ import pytest
 from merging import record, shard
 
 from merge import merge_experiment
+from shardwriter import ExperimentLoader
 from shardwriter.errors import BufferDamaged, ShardDamaged, ShardOutside
 from shardwriter.files.buffer import Buffer
 from shardwriter.files.layout import buffer_name, run_note_path, scratch_name
@@ -69,6 +70,8 @@ def test_only_a_buffer_is_removed_by_its_link(
     assert victim.read_bytes() == b"precious"
     assert link.is_symlink()
     Watcher(experiment).snapshot()
+    with ExperimentLoader(experiment, live=True) as loader:
+        assert 2 in loader.list_episodes()
 
 
 def test_a_buffer_elsewhere_is_removed_but_not_what_a_link_there_names(

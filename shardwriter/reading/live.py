@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from shardwriter.errors import BufferDamaged, ShardDamaged
+from shardwriter.errors import BufferDamaged, ShardDamaged, ShardOutside
 from shardwriter.files.episode_index import index_array, index_row
 from shardwriter.files.layout import EpisodePaths, episode_shards, unfinished_episodes
 from shardwriter.files.quick_description import describe_vetted
@@ -68,7 +68,7 @@ class LiveExperiment:
                 else:
                     live.refresh()
                 yield episode, live
-            except (FileNotFoundError, BufferDamaged, ShardDamaged):
+            except (FileNotFoundError, BufferDamaged, ShardDamaged, ShardOutside):
                 continue  # just begun, or just finished; if damaged, recover tells
 
     def _described(self) -> Iterator[tuple[_State, list[ShardDescription]]]:
