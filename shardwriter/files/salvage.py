@@ -25,7 +25,7 @@ from shardwriter.files.lookup3 import lookup3
 from shardwriter.files.schema import Column, Table
 from shardwriter.files.shard import Shard, first_row
 from shardwriter.files.untrusted import check_column, readable
-from shardwriter.files.vetting import vet
+from shardwriter.files.vetting import is_known_part, vet
 
 __all__ = [
     "check_opens",
@@ -61,13 +61,15 @@ def check_survives(part: Path, episode: int, copy: Path) -> None:
     episode
         The episode's id.
     copy
-        Where a copy without the mark of an open writer lies meanwhile.
+        Where a copy without the mark of an open writer lies meanwhile, if it is not known here.
 
     Raises
     ------
     ShardDamaged
         Reading it crashes HDF5, or keeps it busy for ever, or there is nothing that it can open.
     """
+    if is_known_part(part, episode_group(episode)):
+        return
     copy.unlink(missing_ok=True)
     try:
         _copy_unmarked(part, copy)
