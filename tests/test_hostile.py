@@ -325,7 +325,7 @@ def test_mutated_files_give_typed_errors(experiment: Path, target: str) -> None:
     whole = path.read_bytes()
     rng = random.Random(7)
     seen = set()
-    changed = [*mutations(whole, rng, 40), *hostile_mutations(path, rng, 20)]
+    changed = [*mutations(whole, rng, 20), *hostile_mutations(path, rng, 10)]
     for data in changed:
         path.write_bytes(data)
         seen.add(outcome(experiment))
