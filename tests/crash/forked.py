@@ -20,7 +20,12 @@ from shardwriter.system.instants import install
 
 _IDLE = 4  # two workers, and two that take the place of dead ones
 _IDLE_OF_WORKER = 3  # a writer, and two that take the place of dead ones
-_ROLES = {"writer_server": "writer", "engines.worker": "worker", "merge.describing": "describer"}
+_ROLES = {
+    "writer_server": "writer",
+    "engines.worker": "worker",
+    "merge.describing": "describer",
+    "files.trial": "trial",
+}
 _MOST_BYTES = 1 << 20
 
 
