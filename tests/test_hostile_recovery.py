@@ -241,6 +241,7 @@ def outcome(experiment: Path) -> RecoveredEpisode:
 @pytest.mark.parametrize(
     "options",
     [
+        {"chunks": (3,), "fletcher32": True},
         {},  # contiguous
         {"timesteps": 5},  # scalar
         {"external": [("/etc/hostname", 0, 24)]},
@@ -254,12 +255,6 @@ def test_a_column_that_no_part_has_is_refused(experiment: Path, options: dict[st
     assert result.outcome == "failed"
     assert "expected" in result.reasons[0]
     assert "timesteps" in result.reasons[0]
-
-
-def test_a_filter_that_crashes_hdf5_is_refused(experiment: Path) -> None:
-    """Its checksum of four bytes is looked for in a chunk of two."""
-    part(experiment, chunks=(3,), fletcher32=True)
-    assert "expected a filter of this package, got number 3" in outcome(experiment).reasons[0]
 
 
 def test_a_filter_from_a_plugin_path_is_never_looked_for(experiment: Path) -> None:
@@ -529,31 +524,3 @@ def test_joined_ranges_hold_the_same_ids() -> None:
         ]
         found = joined(ranges)
         assert [i for each in found for i in each] == sorted({i for each in ranges for i in each})
-
-
-# -- what crashes HDF5 --------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dry_run", [False, True])
-def test_a_part_is_read_by_another_process_before_this_one(
-    experiment: Path, monkeypatch: pytest.MonkeyPatch, dry_run: bool
-) -> None:
-    part(experiment, chunks=(3,))
-    path = experiment / "shards" / "episode_0001.h5.part"
-    with h5py.File(path, "r+") as file:
-        file["episodes/episode_0001/unfamiliar"] = h5py.Empty("f4")
-    seen: list[str] = []
-
-    def crash(copy: Path, place: str) -> str:
-        assert copy != path
-        with h5py.File(copy) as file:
-            seen.append(place or "all")
-            assert "unfamiliar" in file["episodes/episode_0001"]
-        return "reading it crashes the HDF5 library (SIGSEGV)"
-
-    monkeypatch.setattr("shardwriter.files.vetting.outcome", crash)
-    monkeypatch.setattr("shardwriter.files.salvage.opened", None)
-    (result,) = recover(experiment, dry_run=dry_run)
-    assert (result.outcome, len(seen)) == ("failed", 1)
-    assert result.reasons == (f"{path}: {seen[0]}: reading it crashes the HDF5 library (SIGSEGV)",)
-    assert sorted(each.name for each in path.parent.glob("*1.h5*")) == [path.name]

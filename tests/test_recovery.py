@@ -72,17 +72,6 @@ def test_every_row_of_a_killed_process_is_recovered(directory: Path, rows: int) 
     np.testing.assert_array_equal(recovered_x(directory), np.arange(rows))
 
 
-def test_a_part_of_this_package_is_vetted_where_it_lies(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A copy of it takes room on a disk that may be full, and time."""
-    record_and_die(directory, 250)
-    monkeypatch.setattr("shardwriter.files.salvage._copy_unmarked", None)
-    (result,) = recover(directory)
-    assert (result.outcome, result.reasons) == ("recovered", ())
-    np.testing.assert_array_equal(recovered_x(directory), np.arange(250))
-
-
 def test_a_second_recovery_finds_nothing(directory: Path) -> None:
     record_and_die(directory, 250)
     recover(directory)

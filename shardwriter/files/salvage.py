@@ -25,21 +25,10 @@ from shardwriter.files.lookup3 import lookup3
 from shardwriter.files.schema import Column, Table
 from shardwriter.files.shard import Shard, first_row
 from shardwriter.files.untrusted import check_column, readable
-from shardwriter.files.vetting import is_known_part, vet
 
-__all__ = [
-    "check_opens",
-    "check_survives",
-    "is_sealed",
-    "opened",
-    "part_tables",
-    "salvage",
-    "set_aside",
-    "tables_of",
-]
+__all__ = ["check_opens", "is_sealed", "opened", "part_tables", "salvage", "set_aside", "tables_of"]
 
 _SUPERBLOCK_BYTES = 48
-_BLOCK_BYTES = 1 << 20
 
 
 def check_opens(part: Path, episode: int) -> None:
@@ -49,35 +38,6 @@ def check_opens(part: Path, episode: int) -> None:
         check_path(part, file.id, place)
         members(part, h5g.open(file.id, b"/"), place)
         file[place].attrs.keys()
-
-
-def check_survives(part: Path, episode: int, copy: Path) -> None:
-    """Make sure that HDF5 can read a part, which may be anybody's, without a crash.
-
-    Parameters
-    ----------
-    part
-        The file, its journal replayed.
-    episode
-        The episode's id.
-    copy
-        Where a copy without the mark of an open writer lies meanwhile, if it is not known here.
-
-    Raises
-    ------
-    ShardDamaged
-        Reading it crashes HDF5, or keeps it busy for ever, or there is nothing that it can open.
-    """
-    if is_known_part(part, episode_group(episode)):
-        return
-    copy.unlink(missing_ok=True)
-    try:
-        _copy_unmarked(part, copy)
-        vet(copy, episode_group(episode))
-    except ShardDamaged as error:
-        raise ShardDamaged(part, *error.args[1:3]) from error
-    finally:
-        copy.unlink(missing_ok=True)
 
 
 def is_sealed(part: Path, episode: int) -> bool:
@@ -262,9 +222,9 @@ def opened(part: Path, journal: Path | None = None) -> Iterator[h5py.File]:
         try:
             if journal is not None:
                 overlay.foresee(journal)
-            _unmark(part, overlay)
+            _unmark(overlay)
             file = h5py.File(overlay, "r")
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise ShardDamaged(part, "superblock", f"the part cannot be opened: {error}") from error
         with file:
             yield file
@@ -272,42 +232,17 @@ def opened(part: Path, journal: Path | None = None) -> Iterator[h5py.File]:
         overlay.close()
 
 
-def _copy_unmarked(part: Path, copy: Path) -> None:
-    overlay = Overlay(part)
-    try:
-        size = overlay.seek(0, os.SEEK_END)
-        _unmark(part, overlay)
-        whole = overlay.seek(0, os.SEEK_END)
-        overlay.seek(0)
-        block = bytearray(_BLOCK_BYTES)
-        with copy.open("xb") as file:
-            for start in range(0, size, _BLOCK_BYTES):
-                overlay.readinto(memoryview(block))
-                file.write(memoryview(block)[: size - start])
-            file.truncate(whole)
-    finally:
-        overlay.close()
-
-
-def _unmark(part: Path, overlay: Overlay) -> None:
-    """Take the open writer's mark off a version 3 superblock (HDF5 file format, II.A).
-
-    Raises
-    ------
-    ShardDamaged
-        The part begins with none.
-    """
+def _unmark(overlay: Overlay) -> None:
+    """Take the open writer's mark off a version 3 superblock (HDF5 file format, II.A)."""
     head = bytearray(_SUPERBLOCK_BYTES)
     size = overlay.seek(0, os.SEEK_END)
     overlay.seek(0)
     overlay.readinto(memoryview(head))
     if head[:9] != b"\x89HDF\r\n\x1a\n\x03":
-        problem = "it does not begin with an HDF5 superblock of version 3"
-        raise ShardDamaged(part, "superblock", f"the part cannot be opened: {problem}")
+        raise ValueError("it does not begin with an HDF5 superblock of version 3")
     stored = int.from_bytes(head[44:48], "little")
     if stored != lookup3(bytes(head[:44])):
-        problem = "its superblock fails its checksum"
-        raise ShardDamaged(part, "superblock", f"the part cannot be opened: {problem}")
+        raise ValueError("its superblock fails its checksum")
     head[11] = 0
     head[44:48] = lookup3(bytes(head[:44])).to_bytes(4, "little")
     overlay.seek(0)

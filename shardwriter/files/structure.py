@@ -78,8 +78,6 @@ class Structure:
         The file; not a symbolic link. Or its descriptor.
     is_read_whole
         Read a small file at once, as is best where more than its root is wanted.
-    may_be_marked
-        Its writer may have it open, or have died.
 
     Attributes
     ----------
@@ -98,9 +96,7 @@ class Structure:
         It is no HDF5 file of the kind that is known here.
     """
 
-    def __init__(
-        self, path: Path | str | int, *, is_read_whole: bool = True, may_be_marked: bool = False
-    ) -> None:
+    def __init__(self, path: Path | str | int, *, is_read_whole: bool = True) -> None:
         if isinstance(path, int):
             self._fd = os.dup(path)
         else:
@@ -117,8 +113,7 @@ class Structure:
             if head[:8] != _SIGNATURE or head[8] not in (2, 3) or head[9:11] != b"\x08\x08":
                 raise Unfamiliar
             base, extension, end, root = struct.unpack_from("<Q8sQQ", head, 12)
-            is_marked = head[11] and not may_be_marked
-            if is_marked or base or extension != UNDEFINED or end > self.size:
+            if head[11] or base or extension != UNDEFINED or end > self.size:
                 raise Unfamiliar
         except BaseException:
             os.close(self._fd)

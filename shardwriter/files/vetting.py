@@ -24,7 +24,7 @@ from shardwriter.files.structure import UNCERTAIN, Inconsistent, Structure, Unfa
 from shardwriter.files.trial import outcome
 from shardwriter.files.untrusted import is_at_hand, opened
 
-__all__ = ["Vetter", "is_known_part", "vet", "vetted"]
+__all__ = ["Vetter", "vet", "vetted"]
 
 _MOST_OUTCOMES = 4096
 _MEND = "put an intact copy in its place, or move it away and merge again"
@@ -68,24 +68,6 @@ def vetted(path: Path, *places: str, whole: bool = False) -> Iterator[h5g.GroupI
         for place in filter(None, places):
             is_there(path, root, place)
         yield root
-
-
-def is_known_part(path: Path, place: str) -> bool:
-    """Tell whether all of an object is known here, in a file that has an open writer's mark.
-
-    Raises
-    ------
-    ShardDamaged, NotPermitted, TooManyOpenFiles
-        As ``check_heaps``.
-    """
-    check_heaps(path)
-    with (
-        suppress(*UNCERTAIN),
-        Structure(path, is_read_whole=False, may_be_marked=True) as structure,
-    ):
-        _Walk(structure, {}).to(place)
-        return are_sound([structure]) == [True]
-    return False
 
 
 class Vetter:

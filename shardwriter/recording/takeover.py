@@ -11,7 +11,7 @@ from shardwriter.errors import ShardDamaged
 from shardwriter.files.buffer import TableSlots
 from shardwriter.files.journal import replay
 from shardwriter.files.layout import REWARDS, EpisodePaths
-from shardwriter.files.salvage import check_opens, check_survives, part_tables, salvage, set_aside
+from shardwriter.files.salvage import check_opens, part_tables, salvage, set_aside
 from shardwriter.files.shard import Shard
 from shardwriter.system.instants import reached
 
@@ -104,8 +104,6 @@ class Takeover:
             set_aside(paths.journal, paths.damaged)
             paths.journal.unlink()
         try:
-            if self._progress.is_recovery:  # else the part is this recording's own
-                check_survives(paths.part, paths.episode, paths.temporary)
             check_opens(paths.part, paths.episode)
         except ShardDamaged as damage:
             self._progress.note(damage)

@@ -10,14 +10,13 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from shardwriter.errors import BufferDamaged, EpisodeBusy, ShardOutside, ShardWriterError
 from shardwriter.files.buffer import Buffer, remove_buffer
 from shardwriter.files.layout import SHARDS, EpisodePaths, buffer_label
 from shardwriter.files.records import read_owner
-from shardwriter.files.salvage import check_survives, part_tables, set_aside
+from shardwriter.files.salvage import part_tables, set_aside
 from shardwriter.files.untrusted import UNREADABLE, check_own
 from shardwriter.recording.writer import EpisodeWriter, Sealed, finished
 from shardwriter.recovery.rescue import BUFFER_IS_GONE, rescue
@@ -286,8 +285,6 @@ def _foreseen(paths: EpisodePaths) -> RecoveredEpisode:
 def _foreseen_without_buffer(paths: EpisodePaths) -> RecoveredEpisode:
     if not paths.part.exists():
         return RecoveredEpisode(paths.episode, "removed", reasons=_why_gone(paths))
-    with TemporaryDirectory() as folder:
-        check_survives(paths.part, paths.episode, Path(folder) / paths.part.name)
     unknown = {table.name: -1 for table in part_tables(paths.part, paths.episode)}
     reasons = (BUFFER_IS_GONE,)
     return RecoveredEpisode(paths.episode, "recovered", "interrupted", unknown, unknown, reasons)

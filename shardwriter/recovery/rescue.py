@@ -20,7 +20,6 @@ from shardwriter.files.layout import (
 from shardwriter.files.publication import publish
 from shardwriter.files.salvage import (
     check_opens,
-    check_survives,
     is_sealed,
     opened,
     part_tables,
@@ -55,7 +54,6 @@ def rescue(paths: EpisodePaths) -> Sealed:
             paths.journal.unlink()
     if not paths.part.exists():
         return Sealed(paths.episode, paths.shard, "empty", {}, {}, tuple(damage))
-    check_survives(paths.part, paths.episode, paths.temporary)
     check_opens(paths.part, paths.episode)
     if is_sealed(paths.part, paths.episode):
         publish(paths.part, paths.shard)
