@@ -13,12 +13,13 @@ from typing import Any
 
 from shardwriter.errors import BufferDamaged
 from shardwriter.files.tree import Leaf, unpack
-from shardwriter.files.untrusted import UNREADABLE
 from shardwriter.system.process import Identity
 
 __all__ = ["read_end", "read_owner", "read_start", "read_static"]
 
 _MOST_TEXT = 200  # of what is wrong
+# What decoding raises about content; want of memory is none, and no reason to give up rows.
+_ILLEGIBLE = (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError)
 
 
 def read_start(path: Path, payload: bytes) -> dict[str, Any]:
@@ -73,6 +74,6 @@ def _owner(start: dict[str, Any]) -> Identity:
 def _legible(path: Path, kind: str) -> Iterator[None]:
     try:
         yield
-    except UNREADABLE as error:
+    except _ILLEGIBLE as error:
         problem = f"its {kind} record cannot be read: {error!r}"
         raise BufferDamaged(path, problem[:_MOST_TEXT]) from error
