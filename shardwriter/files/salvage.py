@@ -17,7 +17,7 @@ import numpy as np
 from h5py import h5g
 
 from shardwriter.errors import ShardDamaged
-from shardwriter.files.column_reader import read_rows
+from shardwriter.files.column_reader import RowReader, read_rows, row_reader
 from shardwriter.files.journal import Overlay
 from shardwriter.files.layout import EVENTS, TABLES, TIMESTEPS, episode_group
 from shardwriter.files.links import check_path, entries, members, open_dataset
@@ -117,14 +117,16 @@ def set_aside(path: Path, folder: Path) -> None:
 
 def _copied(sources: list[h5py.Dataset], target: Shard, name: str) -> int:
     chunks = min(_leading_chunks(source) for source in sources)
+    firsts = [first_row(source) // source.chunks[0] for source in sources]
+    readers: list[RowReader] = []
     for chunk in range(chunks):
-        for i, source in enumerate(sources):
-            if chunk < first_row(source) // source.chunks[0]:
-                continue
-            try:
-                target.copy_chunk(name, i, chunk, source)
-            except (ShardDamaged, OSError, RuntimeError):
-                return chunk
+        try:
+            readers = readers or [row_reader(source) for source in sources]
+            for i, source in enumerate(sources):
+                if chunk >= firsts[i]:
+                    target.copy_chunk(name, i, chunk, source, readers[i])
+        except (ShardDamaged, OSError, RuntimeError):
+            return chunk
     return chunks
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from shardwriter.files.chunk_notes import ChunkNote, ChunkNotes
 from shardwriter.files.chunk_sizes import StoredChunks
-from shardwriter.files.column_reader import read_rows
+from shardwriter.files.column_reader import RowReader
 from shardwriter.files.compression import ColumnCodec, Compression, Pipeline
 from shardwriter.files.groups import episode_attributes, write_tree
 from shardwriter.files.journal import Overlay
@@ -238,8 +238,12 @@ class Shard:
             origin = (start,) + (0,) * (one.values.ndim - 1)
             dataset.id.write_direct_chunk(origin, one.data)
 
-    def copy_chunk(self, table: str, column: int, chunk: int, source: h5py.Dataset) -> None:
+    def copy_chunk(
+        self, table: str, column: int, chunk: int, source: h5py.Dataset, read: RowReader
+    ) -> None:
         """Copy a whole chunk as it is compressed from a dataset of the same filters.
+
+        `read` is the dataset's ``row_reader``.
 
         Raises
         ------
@@ -252,7 +256,7 @@ class Shard:
         if source.size == 0:
             stored.grow(start + rows)
             return
-        values = read_rows(source, start, start + rows)
+        values = read(start, start + rows)
         stored.grow(start + rows)
         origin = (start,) + (0,) * (source.ndim - 1)
         mask, data = source.id.read_direct_chunk(origin)
