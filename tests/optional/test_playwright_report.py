@@ -34,7 +34,14 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     directory = record(tmp_path_factory.mktemp("report"))
-    return gathered(directory, episodes=[0, 2], expected=range(6), verifies=True, progress=False)
+    return gathered(
+        directory,
+        episodes=[0, 2],
+        expected=range(6),
+        root=None,
+        verifies=True,
+        progress=False,
+    )
 
 
 def repeated(data: dict[str, Any], count: int) -> dict[str, Any]:
