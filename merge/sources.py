@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISLNK
 
-from shardwriter.errors import ConfigError, ShardDamaged, not_opened
+from shardwriter.errors import ConfigError, ShardDamaged
+from shardwriter.files.experiment_file import lock_file
 from shardwriter.files.layout import (
     CONCATENATED,
     EPISODES,
@@ -101,14 +102,7 @@ class Sources:
         ShardOutside, ShardDamaged
             The folder is a link that leads out of the experiment, or cannot be made.
         """
-        directory = self.directories[0]
-        folder = directory / EXPERIMENT
-        check_own(folder, directory)
-        try:
-            folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise not_opened(folder, "folder", error) from error
-        return folder / MERGE_LOCK
+        return lock_file(self.directories[0], MERGE_LOCK)
 
     def shards(self) -> list[SourceFile]:
         """Return all finished shards, directory by directory, in order of id."""

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import h5py
 
-from shardwriter.errors import ConfigError, ExperimentNotFound, ShardDamaged
+from shardwriter.errors import ConfigError, ExperimentNotFound, ShardDamaged, not_opened
 from shardwriter.files.groups import plain, read_attributes, write_attributes, write_tree
 from shardwriter.files.journal import sync_directory
 from shardwriter.files.layout import (
@@ -27,11 +27,13 @@ from shardwriter.files.layout import (
 )
 from shardwriter.files.refusal import hdf5_to_write, named_refusals
 from shardwriter.files.tree import TreeError, flatten
+from shardwriter.files.untrusted import check_own
 from shardwriter.files.vetting import vetted
 from shardwriter.system.process import Identity
 
 __all__ = [
     "ExperimentFiles",
+    "lock_file",
     "new_experiment_directory",
     "remove_unfinished",
     "sparse_or_dense",
@@ -147,6 +149,25 @@ def sparse_or_dense(weights: Any) -> Any:
         return weights
     coo = weights.tocoo()
     return {"row": coo.row, "col": coo.col, "value": coo.data, "shape": list(coo.shape)}
+
+
+def lock_file(directory: Path, name: str) -> Path:
+    """Return a file to lock in an experiment's folder of own files, once that folder is there.
+
+    Raises
+    ------
+    ShardOutside
+        The folder is a link that leads out of the experiment.
+    ShardDamaged, NotPermitted
+        It cannot be made.
+    """
+    folder = directory / EXPERIMENT
+    check_own(folder, directory)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise not_opened(folder, "folder", error) from error
+    return folder / name
 
 
 def new_experiment_directory(parent: Path, name: str) -> Path:

@@ -9,10 +9,8 @@ from pathlib import Path
 
 import h5py
 
-from shardwriter.errors import not_opened
-from shardwriter.files.experiment_file import remove_unfinished
+from shardwriter.files.experiment_file import lock_file, remove_unfinished
 from shardwriter.files.layout import (
-    EXPERIMENT,
     RECOVER_LOCK,
     EpisodePaths,
     check_experiment,
@@ -21,7 +19,6 @@ from shardwriter.files.layout import (
     listed_episodes,
 )
 from shardwriter.files.packed import packed_episodes
-from shardwriter.files.untrusted import check_own
 from shardwriter.files.vetting import vetted
 from shardwriter.progress import progress_bar
 from shardwriter.recovery.abandoned import RecoveredEpisode, brought_to_end, foreseen
@@ -70,7 +67,7 @@ def recover(
     directory = directory.absolute()
     check_experiment(directory)
     action = foreseen if dry_run else brought_to_end
-    with nullcontext() if dry_run else locked(_lock_file(directory)):
+    with nullcontext() if dry_run else locked(lock_file(directory, RECOVER_LOCK)):
         if not dry_run:
             remove_unfinished(directory, force_hosts)
         episodes = leftover_episodes(directory)
@@ -92,17 +89,6 @@ def recover_episode(paths: EpisodePaths) -> RecoveredEpisode | None:
         None where nothing was left to do.
     """
     return brought_to_end(paths, wait=True)
-
-
-def _lock_file(directory: Path) -> Path:
-    """Return the file to lock for a recovery, once its folder is there."""
-    folder = directory / EXPERIMENT
-    check_own(folder, directory)
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise not_opened(folder, "folder", error) from error
-    return folder / RECOVER_LOCK
 
 
 def exit_code(episodes: Sequence[RecoveredEpisode]) -> int:
